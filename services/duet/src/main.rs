@@ -1,0 +1,2 @@
+//! Duet's one binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The blob store: pictures by their SHA-256, claim checks

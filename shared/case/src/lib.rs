@@ -1,0 +1,1 @@
+//! The Case, its identifiers, topic names and schema

@@ -1,0 +1,1 @@
+//! Decoding, rendering, preprocessing and annotating images; pure, synchronous, capped

@@ -1,0 +1,1 @@
+//! Model manifests and engines

@@ -1,0 +1,1 @@
+//! Builders, phantoms and compliance checks for tests and the offline demo

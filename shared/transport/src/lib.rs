@@ -1,0 +1,1 @@
+//! Sources and sinks of records: Kafka, and memory as the embedded default
