@@ -1,0 +1,1 @@
+//! A real cluster behind [`crate::Broker`], by librdkafka.
