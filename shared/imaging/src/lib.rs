@@ -1,1 +1,161 @@
-//! Decoding, rendering, preprocessing and annotating images; pure, synchronous, capped
+//! Images: decoding, rendering, preprocessing for models, heat maps and annotation.
+//!
+//! `prepare` turns the bytes of a DICOM, PNG or JPEG file into the working [`Prepared`] rendition with [`prepare`]; the model stages
+//! read it back with [`decode_rendition`] and [`squash`] it to a model's input; the specialist turns class-activation maps into
+//! [`heat`] maps and regions; `publish` draws the [`annotate`]d picture.
+//!
+//! Everything here is pure, synchronous and capped: bytes in, bytes out, nothing allocated that the input has not got
+//! the bytes or the [`Limits`] for. Callers run it on the compute pool.
+//!
+//! Deliberately absent: Kafka, files, async, and any way for what identifies a patient to reach a [`Source`]; the UIDs that a
+//! pseudonym is made from come back apart, in [`Identifiers`].
+
+mod codestream;
+mod dicom;
+mod error;
+mod guard;
+mod heat;
+mod limits;
+mod preprocess;
+mod raster;
+mod render;
+mod resample;
+mod sniff;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use duet_case::{Digest, PatientContext, Source, WindowMethod};
+
+pub use error::{Class, PrepareError};
+pub use heat::{Heat, heat};
+pub use limits::Limits;
+pub use preprocess::{decode_rendition, squash};
+pub use render::LONG_SIDE;
+pub use sniff::sniff;
+
+/// What a file became.
+#[derive(Debug, Clone)]
+pub enum Prepared {
+    /// A picture.
+    Picture {
+        /// What the file was.
+        source: Source,
+        /// What a pseudonym is made from.
+        identifiers: Identifiers,
+        /// The working rendition: eight-bit grey PNG.
+        rendition_png: Vec<u8>,
+        /// The rendition's width in pixels.
+        width: u32,
+        /// The rendition's height in pixels.
+        height: u32,
+        /// Original pixels per rendition pixel, along x and y.
+        scale: [f64; 2],
+        /// How stored values became grey.
+        window: WindowMethod,
+        /// Whether the polarity was turned.
+        inverted: bool,
+    },
+    /// A DICOM object that has no pixels by intent: a report, a PDF, a directory.
+    NoPixels {
+        /// What the file was.
+        source: Source,
+        /// What a pseudonym is made from.
+        identifiers: Identifiers,
+        /// What it is instead of an image.
+        reason: String,
+    },
+}
+
+/// The identifiers of a DICOM object. They name a patient to whoever has the archive, so that they never enter a Case;
+/// `Debug` does not show them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Identifiers {
+    /// Study Instance UID (0020,000D).
+    pub study_instance_uid: Option<String>,
+    /// Series Instance UID (0020,000E).
+    pub series_instance_uid: Option<String>,
+    /// SOP Instance UID (0008,0018).
+    pub sop_instance_uid: Option<String>,
+}
+
+impl std::fmt::Debug for Identifiers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Identifiers(withheld)")
+    }
+}
+
+/// Decodes a file and renders it.
+///
+/// # Errors
+///
+/// Where the bytes are not a DICOM, PNG or JPEG file that can be read within `limits`. A decoder that panics is an error of
+/// class `corrupt` and nothing more.
+pub fn prepare(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
+    catch_unwind(AssertUnwindSafe(|| read(bytes, limits)))
+        .unwrap_or_else(|_| Err(PrepareError::corrupt("the decoder crashed on this file: the file is damaged")))
+}
+
+fn read(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
+    if bytes.len() as u64 > limits.max_bytes {
+        return Err(PrepareError::over_limit(format!(
+            "the file has {} bytes; the limit is {} (limits.max_bytes)",
+            bytes.len(),
+            limits.max_bytes
+        )));
+    }
+    let container = sniff::container(bytes)?;
+    let mut source = blank_source(bytes, container);
+    let (source, identifiers, grey) = match container {
+        sniff::Container::Png => {
+            let grey = raster::png(bytes, &mut source, limits)?;
+            (source, Identifiers::default(), grey)
+        }
+        sniff::Container::Jpeg => {
+            let grey = raster::jpeg(bytes, &mut source, limits)?;
+            (source, Identifiers::default(), grey)
+        }
+        sniff::Container::DicomMarked(_) | sniff::Container::DicomBare => {
+            let meta_at = if let sniff::Container::DicomMarked(at) = container { at + 4 } else { 0 };
+            match dicom::read(bytes, meta_at, source, limits)? {
+                dicom::Dicom::NoPixels { source, identifiers, reason } => {
+                    return Ok(Prepared::NoPixels { source, identifiers, reason });
+                }
+                dicom::Dicom::Picture { source, identifiers, grey } => (source, identifiers, grey),
+            }
+        }
+    };
+    let rendition = render::rendition(grey.image)?;
+    let (width, height) = rendition.dimensions();
+    Ok(Prepared::Picture {
+        scale: [f64::from(source.width) / f64::from(width), f64::from(source.height) / f64::from(height)],
+        rendition_png: render::grey_png(&rendition)?,
+        source,
+        identifiers,
+        width,
+        height,
+        window: grey.window,
+        inverted: grey.inverted,
+    })
+}
+
+fn blank_source(bytes: &[u8], container: sniff::Container) -> Source {
+    Source {
+        format: container.format(),
+        sha256: Digest::of(bytes),
+        bytes: bytes.len() as u64,
+        transfer_syntax: None,
+        sop_class: None,
+        modality: None,
+        body_part: None,
+        view_position: None,
+        laterality: None,
+        photometric: None,
+        width: 0,
+        height: 0,
+        bits: 0,
+        frames: 0,
+        pixel_spacing_mm: None,
+        patient: PatientContext::default(),
+        notes: Vec::new(),
+    }
+}
