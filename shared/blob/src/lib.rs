@@ -11,15 +11,17 @@ use bytes::Bytes;
 use duet_case::{BlobRef, Digest};
 use duet_telemetry::metrics;
 use object_store::{
-    Attribute, AttributeValue, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, memory::InMemory,
-    path::Path, prefix::PrefixStore,
+    Attribute, AttributeValue, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    memory::InMemory, path::Path, prefix::PrefixStore,
 };
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL is not one.
-    #[error("blob.url (DUET_BLOB_URL) {url:?} is not usable: {reason}; write memory:, file:///folder or s3://bucket/prefix")]
+    #[error(
+        "blob.url (DUET_BLOB_URL) {url:?} is not usable: {reason}; write memory:, file:///folder or s3://bucket/prefix"
+    )]
     Url {
         /// As configured.
         url: String,

@@ -4,9 +4,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Assessment, BlobRef, CaseId, Finding, ModelRef, Rendition, Source, StudyKey, Triage,
-};
+use crate::{Assessment, BlobRef, CaseId, Finding, ModelRef, Rendition, Source, StudyKey, Triage};
 
 /// The version of the Case's shape, in every Case as `schema_version`. A change that an old reader would
 /// misunderstand raises it; readers ignore fields they do not know.

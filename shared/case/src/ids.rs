@@ -91,7 +91,9 @@ impl JsonSchema for Digest {
 
 /// The name of one image's case: `c-` and 32 hexadecimal digits that derive from the input's bytes alone.
 /// The same file fed twice has the same id.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct CaseId(String);
 
@@ -125,7 +127,9 @@ impl fmt::Display for CaseId {
 
 /// The pseudonym of a study: `s-` and 32 hexadecimal digits, a keyed hash of its identifier. The key of every
 /// record from `prepared` on, so that one study stays in order on one partition.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct StudyKey(String);
 

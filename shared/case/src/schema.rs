@@ -20,6 +20,9 @@ mod tests {
             std::fs::write(path, &text).unwrap();
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(committed == text, "{path} differs from the types; raise SCHEMA_VERSION if an old reader would misread it, then run with DUET_UPDATE=1");
+        assert!(
+            committed == text,
+            "{path} differs from the types; raise SCHEMA_VERSION if an old reader would misread it, then run with DUET_UPDATE=1"
+        );
     }
 }

@@ -30,7 +30,9 @@ pub enum Topic {
 
 /// A name that no topic has.
 #[derive(Debug, thiserror::Error)]
-#[error("no topic is called {0:?}; the topics are images, prepared, flagged, cleared, out-of-scope, assessed, reports, annotated and dead-letters")]
+#[error(
+    "no topic is called {0:?}; the topics are images, prepared, flagged, cleared, out-of-scope, assessed, reports, annotated and dead-letters"
+)]
 pub struct UnknownTopic(String);
 
 impl Topic {

@@ -28,7 +28,8 @@ impl TraceParent {
     /// The same trace, one hop on: the new span's id derives from its parent's and the stage's name.
     #[must_use]
     pub fn child(&self, stage: &str) -> Self {
-        let digest = *crate::Digest::of_parts(&[&self.trace, &self.span, stage.as_bytes()]).as_bytes();
+        let digest =
+            *crate::Digest::of_parts(&[&self.trace, &self.span, stage.as_bytes()]).as_bytes();
         Self { trace: self.trace, span: first(&digest), flags: self.flags }
     }
 
@@ -59,7 +60,8 @@ impl FromStr for TraceParent {
     fn from_str(text: &str) -> Result<Self, TraceParentError> {
         fn field<const N: usize>(part: Option<&str>) -> Result<[u8; N], TraceParentError> {
             let mut bytes = [0; N];
-            hex::decode_to_slice(part.unwrap_or_default(), &mut bytes).map_err(|_| TraceParentError)?;
+            hex::decode_to_slice(part.unwrap_or_default(), &mut bytes)
+                .map_err(|_| TraceParentError)?;
             Ok(bytes)
         }
         let mut parts = text.split('-');

@@ -33,10 +33,7 @@ impl Health {
 
     /// The items that are not in order, with the reason of each; empty when ready.
     pub fn missing(&self) -> BTreeMap<String, String> {
-        self.lock()
-            .iter()
-            .filter_map(|(name, why)| Some((name.clone(), why.clone()?)))
-            .collect()
+        self.lock().iter().filter_map(|(name, why)| Some((name.clone(), why.clone()?))).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Option<String>>> {

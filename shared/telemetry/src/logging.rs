@@ -16,7 +16,9 @@ pub enum LogFormat {
 
 /// A log filter that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{filter:?} is not a log filter ({source}); write for instance info, or warn,duet_stage=debug")]
+#[error(
+    "{filter:?} is not a log filter ({source}); write for instance info, or warn,duet_stage=debug"
+)]
 pub struct UnknownFilter {
     filter: String,
     source: tracing_subscriber::filter::ParseError,

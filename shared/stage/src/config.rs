@@ -1,0 +1,77 @@
+//! How stages are run: batches, retries, threads and the energy estimate.
+
+use serde::{Deserialize, Serialize};
+
+/// How every stage of a process is run: `[runner]` in the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunnerConfig {
+    /// Records worked on together, at most.
+    pub max_batch: usize,
+    /// Milliseconds to wait for a batch to fill once its first record is there.
+    pub max_wait_ms: u64,
+    /// How often a record is tried before it is a dead letter.
+    pub max_attempts: u32,
+    /// Milliseconds before the second attempt; doubled for each further one.
+    pub backoff_ms: u64,
+    /// Milliseconds between two attempts, at most.
+    pub backoff_max_ms: u64,
+    /// Threads of the compute pool; 0 is one for each core.
+    pub compute_threads: usize,
+    /// Watts that one busy core draws, for the energy estimate. An assumption: set your own machine's.
+    pub watts_per_core: f64,
+}
+
+impl Default for RunnerConfig {
+    fn default() -> Self {
+        Self {
+            max_batch: 16,
+            max_wait_ms: 10,
+            max_attempts: 5,
+            backoff_ms: 200,
+            backoff_max_ms: 10_000,
+            compute_threads: 0,
+            watts_per_core: 10.0,
+        }
+    }
+}
+
+/// A configuration of the runner that cannot work.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("runner.{key} is {value}, but {rule}")]
+pub struct RunnerConfigError {
+    key: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+impl RunnerConfig {
+    /// # Errors
+    ///
+    /// Names the first key whose value cannot work.
+    pub fn validate(&self) -> Result<(), RunnerConfigError> {
+        let refuse = |key, value: String, rule| Err(RunnerConfigError { key, value, rule });
+        if !(1..=1024).contains(&self.max_batch) {
+            return refuse("max_batch", self.max_batch.to_string(), "it must be from 1 to 1024");
+        }
+        if self.max_wait_ms > 10_000 {
+            return refuse("max_wait_ms", self.max_wait_ms.to_string(), "it must be at most 10000");
+        }
+        if !(1..=100).contains(&self.max_attempts) {
+            return refuse(
+                "max_attempts",
+                self.max_attempts.to_string(),
+                "it must be from 1 to 100",
+            );
+        }
+        if self.backoff_ms > self.backoff_max_ms {
+            let rule = "it must not be more than backoff_max_ms";
+            return refuse("backoff_ms", self.backoff_ms.to_string(), rule);
+        }
+        if !(self.watts_per_core >= 0.0 && self.watts_per_core.is_finite()) {
+            let rule = "it must be a number of watts, 0 or more";
+            return refuse("watts_per_core", self.watts_per_core.to_string(), rule);
+        }
+        Ok(())
+    }
+}
