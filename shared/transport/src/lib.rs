@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use duet_case::Topic;
 
-pub use kafka::{KafkaBroker, KafkaConfig};
+pub use kafka::{Delivery, KafkaBroker, KafkaConfig};
 pub use memory::{MemoryBroker, MemoryLimits};
 pub use record::{Completed, Headers, Origin, Outgoing, Record};
 
@@ -24,7 +24,9 @@ pub use record::{Completed, Headers, Origin, Outgoing, Record};
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The broker does not answer.
-    #[error("no Kafka broker answers at {address}: {reason}; check that it runs and that `kafka.bootstrap` (DUET_KAFKA) names it")]
+    #[error(
+        "no Kafka broker answers at {address}: {reason}; check that it runs and that `kafka.bootstrap` (DUET_KAFKA) names it"
+    )]
     Unreachable {
         /// Configured bootstrap servers.
         address: String,
@@ -44,7 +46,9 @@ pub enum TransportError {
         reason: String,
     },
     /// A record is larger than the topic takes.
-    #[error("a record of {bytes} bytes is larger than topic {topic} takes; raise the topic's max.message.bytes or send a reference")]
+    #[error(
+        "a record of {bytes} bytes is larger than topic {topic} takes; raise the topic's max.message.bytes or send a reference"
+    )]
     TooLarge {
         /// Full name on the broker.
         topic: String,
@@ -198,7 +202,8 @@ pub trait Broker: Send + Sync {
     /// # Errors
     ///
     /// Where the broker does not answer, a topic is missing or access is refused.
-    async fn tail(&self, topics: &[Topic], start: Start) -> Result<Box<dyn Source>, TransportError>;
+    async fn tail(&self, topics: &[Topic], start: Start)
+    -> Result<Box<dyn Source>, TransportError>;
 
     /// Creates the topics that are missing and returns those.
     ///

@@ -79,8 +79,7 @@ impl Log {
     }
 
     fn append(&mut self, outgoing: Outgoing, limits: MemoryLimits) -> Origin {
-        let origin =
-            Origin { topic: outgoing.topic, partition: 0, offset: self.end(), epoch: 0 };
+        let origin = Origin { topic: outgoing.topic, partition: 0, offset: self.end(), epoch: 0 };
         self.bytes += outgoing.value.len();
         self.records.push_back(Record {
             origin,
@@ -316,7 +315,11 @@ impl Broker for MemoryBroker {
         Ok(Arc::new(self.clone()))
     }
 
-    async fn tail(&self, topics: &[Topic], start: Start) -> Result<Box<dyn Source>, TransportError> {
+    async fn tail(
+        &self,
+        topics: &[Topic],
+        start: Start,
+    ) -> Result<Box<dyn Source>, TransportError> {
         let name = {
             let mut state = self.shared.state();
             state.next_reader += 1;
@@ -408,7 +411,8 @@ mod tests {
             () = tokio::task::yield_now() => {}
         }
         let records = exchange.source.poll(2, Duration::ZERO).await.unwrap();
-        let done = records.iter().map(|r| Completed { origin: r.origin, outputs: vec![] }).collect();
+        let done =
+            records.iter().map(|r| Completed { origin: r.origin, outputs: vec![] }).collect();
         exchange.committer.commit(done).await.unwrap();
         assert_eq!(third.await.unwrap().offset, 2);
     }

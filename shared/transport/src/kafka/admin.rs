@@ -1,0 +1,136 @@
+//! Topics: creating the missing ones, and telling what is there.
+
+use std::sync::Arc;
+
+use duet_case::Topic;
+use rdkafka::{
+    admin::{
+        AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
+    },
+    error::RDKafkaErrorCode as Code,
+};
+
+use super::{
+    KafkaConfig,
+    probe::{Probe, blocking, unusable},
+    trouble::{Listener, Trouble},
+};
+use crate::{TopicDescription, TransportError};
+
+/// A client that administers topics.
+struct Admin {
+    client: AdminClient<Listener>,
+    options: AdminOptions,
+    trouble: Arc<Trouble>,
+}
+
+impl Admin {
+    fn open(config: &KafkaConfig) -> Result<Self, TransportError> {
+        let trouble = Arc::new(Trouble::quiet(&config.bootstrap));
+        let client = config
+            .client()
+            .create_with_context(Listener(Arc::clone(&trouble)))
+            .map_err(|error| unusable(&error))?;
+        let limit = Some(config.request_timeout());
+        let options = AdminOptions::new().operation_timeout(limit).request_timeout(limit);
+        Ok(Self { client, options, trouble })
+    }
+}
+
+/// Creates the topics that are missing and returns those.
+pub(super) async fn create(config: &KafkaConfig) -> Result<Vec<Topic>, TransportError> {
+    let asked = config.clone();
+    let found = blocking(move || Probe::open(&asked)?.find(&Topic::ALL)).await?;
+    let missing: Vec<_> = found.into_iter().filter(|found| found.partitions.is_empty()).collect();
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let retention = (config.guarded_retention_hours * 3_600_000).to_string();
+    let max_bytes: Vec<String> =
+        missing.iter().map(|found| config.topic_max_bytes(found.topic).to_string()).collect();
+    let new: Vec<NewTopic<'_>> = missing
+        .iter()
+        .zip(&max_bytes)
+        .map(|(found, max_bytes)| {
+            let replication = TopicReplication::Fixed(config.replication_factor);
+            let new = NewTopic::new(&found.name, config.partitions, replication)
+                .set("max.message.bytes", max_bytes);
+            if found.topic.is_guarded() { new.set("retention.ms", &retention) } else { new }
+        })
+        .collect();
+    let admin = Admin::open(config)?;
+    let results = admin
+        .client
+        .create_topics(&new, &admin.options)
+        .await
+        .map_err(|error| admin.trouble.explain(&error))?;
+    let mut created = Vec::new();
+    for (found, result) in missing.iter().zip(results) {
+        match result {
+            Ok(_) => created.push(found.topic),
+            // Another process was quicker.
+            Err((_, Code::TopicAlreadyExists)) => {}
+            Err((_, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)) => {
+                let reason = format!("this principal may not create topic {}", found.name);
+                return Err(TransportError::Refused { reason });
+            }
+            Err((_, code)) => {
+                let reason = format!("topic {} could not be created: {code}", found.name);
+                return Err(TransportError::Client { reason });
+            }
+        }
+    }
+    Ok(created)
+}
+
+/// What is there under every topic's name.
+pub(super) async fn describe(
+    config: &KafkaConfig,
+) -> Result<Vec<TopicDescription>, TransportError> {
+    let asked = config.clone();
+    let mut descriptions = blocking(move || {
+        let probe = Probe::open(&asked)?;
+        let mut descriptions = Vec::new();
+        for found in probe.find(&Topic::ALL)? {
+            let mut records = 0;
+            for partition in &found.partitions {
+                let (low, high) = probe.watermarks(&found.name, *partition)?;
+                records += high - low;
+            }
+            descriptions.push(TopicDescription {
+                topic: found.topic,
+                name: found.name,
+                partitions: found.partitions.len(),
+                records,
+                settings: Vec::new(),
+            });
+        }
+        Ok(descriptions)
+    })
+    .await?;
+
+    let present: Vec<&mut TopicDescription> =
+        descriptions.iter_mut().filter(|description| description.partitions > 0).collect();
+    if present.is_empty() {
+        return Ok(descriptions);
+    }
+    let names: Vec<String> = present.iter().map(|description| description.name.clone()).collect();
+    let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let admin = Admin::open(config)?;
+    let told = admin
+        .client
+        .describe_configs(&resources, &admin.options)
+        .await
+        .map_err(|error| admin.trouble.explain(&error))?;
+    for (description, resource) in present.into_iter().zip(told) {
+        // A principal that may not see a topic's settings still sees the rest.
+        let entries = resource.map(|resource| resource.entries).unwrap_or_default();
+        description.settings = entries
+            .into_iter()
+            .filter(|entry| entry.source == ConfigSource::DynamicTopic)
+            .map(|entry| (entry.name, entry.value.unwrap_or_default()))
+            .collect();
+        description.settings.sort();
+    }
+    Ok(descriptions)
+}

@@ -1,0 +1,359 @@
+//! The way in. A thread of its own polls the client without pause, so that a slow model never costs this replica its
+//! partitions; records wait in a bounded buffer.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use rdkafka::{
+    ClientContext, Offset, Statistics, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
+    error::{KafkaError, KafkaResult},
+    message::Message,
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    KafkaConfig, convert,
+    shared::{Place, Shared},
+    trouble::Trouble,
+};
+use crate::{Lag, Record, Source, SourceStatus, TransportError};
+
+/// How long [`Source::poll`] waits for a first record.
+const FIRST: Duration = Duration::from_millis(500);
+/// How long the client is polled at a time.
+const POLL: Duration = Duration::from_millis(100);
+/// How long the polling thread stands still for want of room before it pauses its partitions. Pausing throws away
+/// what the client has fetched ahead, so it is the exception; standing still keeps a rebalance waiting.
+const STILL: Duration = Duration::from_secs(10);
+/// How long dropping a source waits for it to leave its group.
+const LEAVE: Duration = Duration::from_secs(5);
+
+pub(super) type Client = BaseConsumer<Watch>;
+
+/// Receives what the client tells.
+pub(super) struct Watch {
+    pub(super) config: KafkaConfig,
+    pub(super) shared: Arc<Shared>,
+    pub(super) trouble: Arc<Trouble>,
+}
+
+impl Watch {
+    fn places(&self, list: &TopicPartitionList) -> Vec<Place> {
+        let elements = list.elements();
+        let place = |e: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            Some((self.config.topic_of(e.topic())?, e.partition()))
+        };
+        elements.iter().filter_map(place).collect()
+    }
+}
+
+impl ClientContext for Watch {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.trouble.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.trouble.note(code, reason);
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
+            self.trouble.broker_is_up();
+        }
+        let lag = self.shared.positions().into_iter().filter_map(|(place, handed, waiting)| {
+            let (topic, partition) = place;
+            let stats = statistics
+                .topics
+                .get(&self.config.name_of(topic))
+                .and_then(|topic| topic.partitions.get(&partition))?;
+            let records = lag(&Position {
+                fetched: stats.next_offset,
+                fetched_waiting: stats.fetchq_cnt,
+                end: stats.ls_offset,
+                first: stats.committed_offset.max(stats.lo_offset),
+                handed,
+                waiting,
+            })?;
+            Some(Lag { topic, partition, records })
+        });
+        let lag = lag.collect();
+        self.shared.state().lag = lag;
+    }
+}
+
+/// What is known of a reader's place in a partition. Negative offsets are unknown ones.
+struct Position {
+    /// The next offset that the client asks the broker for.
+    fetched: i64,
+    /// Records that the client has fetched and not given.
+    fetched_waiting: i64,
+    /// The offset after the last committed record.
+    end: i64,
+    /// Where this replica began.
+    first: i64,
+    /// The offset after the last record handed out.
+    handed: Option<i64>,
+    /// Records in our buffer.
+    waiting: i64,
+}
+
+/// Records not yet handed out. A transaction's markers take up offsets too; once the client has read to the end the
+/// number is exact all the same.
+fn lag(position: &Position) -> Option<i64> {
+    if position.end < 0 {
+        return None;
+    }
+    if position.fetched >= position.end && position.fetched_waiting == 0 {
+        return Some(position.waiting);
+    }
+    Some((position.end - position.handed.unwrap_or(position.first.max(0))).max(position.waiting))
+}
+
+impl ConsumerContext for Watch {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(list) = rebalance {
+            let lost = consumer.assignment_lost();
+            let places = self.places(list);
+            info!(partitions = places.len(), lost, "partitions revoked");
+            self.shared.revoke(&places, lost);
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(list) = rebalance {
+            let places = self.places(list);
+            info!(partitions = places.len(), "partitions assigned");
+            self.shared.assign(places);
+            self.trouble.is_assigned();
+        }
+    }
+}
+
+/// Polls until the source is dropped, then leaves the group.
+pub(super) struct Poller {
+    consumer: Arc<Client>,
+    config: KafkaConfig,
+    shared: Arc<Shared>,
+    trouble: Arc<Trouble>,
+    paused: Option<TopicPartitionList>,
+}
+
+impl Poller {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// Where no thread can be started.
+    pub(super) fn start(consumer: Arc<Client>) -> Result<KafkaSource, TransportError> {
+        let watch = consumer.client().context();
+        let (shared, trouble) = (Arc::clone(&watch.shared), Arc::clone(&watch.trouble));
+        let source = KafkaSource { shared: Arc::clone(&shared), trouble: Arc::clone(&trouble) };
+        let config = watch.config.clone();
+        let poller = Self { consumer, config, shared, trouble, paused: None };
+        thread::Builder::new().name("kafka-poll".to_owned()).spawn(move || poller.run()).map_err(
+            |error| TransportError::Client { reason: format!("no thread to poll with: {error}") },
+        )?;
+        Ok(source)
+    }
+
+    fn run(mut self) {
+        let still = STILL.min(self.config.max_poll_interval() / 3);
+        while !self.shared.state().stopping {
+            self.rewind();
+            self.keep_to_the_bounds(still);
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    if let Some(topic) = self.config.topic_of(message.topic()) {
+                        self.shared.push(convert::record(topic, &message));
+                        self.trouble.broker_is_up();
+                    }
+                }
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    self.shared.state().fatal = Some(code.to_string());
+                    self.shared.arrived.notify_one();
+                    break;
+                }
+                // The context has heard of it with the client's own words.
+                Some(Err(error)) => debug!("polling: {error}"),
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        drop(self); // leaves the group
+        shared.leave();
+    }
+
+    /// Waits for room; where none comes, pauses the partitions and goes on polling.
+    fn keep_to_the_bounds(&mut self, still: Duration) {
+        if self.paused.is_none() {
+            if self.shared.wait_for_room(still) {
+                return;
+            }
+        } else if self.shared.wait_for_room(Duration::ZERO) {
+            if let Some(list) = self.paused.take() {
+                debug!("there is room again: partitions resumed");
+                // A partition that was revoked meanwhile cannot be resumed, and need not be.
+                let _gone = self.consumer.resume(&list);
+            }
+            return;
+        }
+        // Also what was assigned since the last pause.
+        let paused = self.consumer.assignment().and_then(|list| {
+            self.consumer.pause(&list)?;
+            Ok(list)
+        });
+        match paused {
+            Ok(list) => self.paused = Some(list),
+            Err(error) => debug!("pausing: {error}"),
+        }
+    }
+
+    /// Moves the consumer back to what is not committed, after a commit that failed.
+    fn rewind(&self) {
+        let places = self.shared.to_rewind();
+        if places.is_empty() {
+            return;
+        }
+        match self.seek_back(&places) {
+            Ok(offsets) => {
+                info!(partitions = offsets.len(), "reading again what was not committed");
+                self.shared.rewound(offsets);
+            }
+            Err(error) => debug!("moving back: {error}; tried again"),
+        }
+    }
+
+    fn seek_back(&self, places: &[(Place, Option<i64>)]) -> KafkaResult<Vec<(Place, Option<i64>)>> {
+        let limit = self.config.request_timeout();
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), _) in places {
+            list.add_partition(&self.config.name_of(*topic), *partition);
+        }
+        // Waits for the outcome of a transaction that is still open, so the answer is the truth.
+        let committed = self.consumer.committed_offsets(list, limit)?;
+        let mut targets = TopicPartitionList::new();
+        let mut offsets = Vec::with_capacity(places.len());
+        for &((topic, partition), known) in places {
+            let name = self.config.name_of(topic);
+            let found = committed.find_partition(&name, partition);
+            let offset = match found.map(|e| (e.error(), e.offset())) {
+                Some((Err(error), _)) => return Err(error),
+                Some((Ok(()), Offset::Offset(offset))) => Some(offset),
+                _ => known,
+            };
+            let target = offset.map_or(Offset::Beginning, Offset::Offset);
+            targets.add_partition_offset(&name, partition, target)?;
+            offsets.push(((topic, partition), offset));
+        }
+        let sought = self.consumer.seek_partitions(targets, limit)?;
+        for element in sought.elements() {
+            element.error()?;
+        }
+        Ok(offsets)
+    }
+}
+
+/// What the polling thread has read.
+pub(super) struct KafkaSource {
+    shared: Arc<Shared>,
+    trouble: Arc<Trouble>,
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    async fn poll(&mut self, max: usize, fill: Duration) -> Result<Vec<Record>, TransportError> {
+        let mut deadline = Instant::now() + FIRST;
+        let mut has_first = false;
+        loop {
+            let arrived = self.shared.arrived.notified();
+            let (fatal, left) = {
+                let state = self.shared.state();
+                (state.fatal.clone(), state.left)
+            };
+            if let Some(reason) = fatal {
+                return Err(TransportError::Fenced { reason });
+            }
+            if left {
+                return Err(TransportError::Closed);
+            }
+            let waiting = self.shared.waiting();
+            if waiting > 0 && !has_first {
+                has_first = true;
+                deadline = Instant::now() + fill;
+            }
+            // Nothing is taken before the last await, so that a poll that is given up loses no record.
+            if waiting >= max || tokio::time::timeout_at(deadline.into(), arrived).await.is_err() {
+                return Ok(self.shared.take(max));
+            }
+        }
+    }
+
+    fn status(&self) -> SourceStatus {
+        let state = self.shared.state();
+        SourceStatus {
+            assigned: state.assigned,
+            lag: state.lag.clone(),
+            problem: self.trouble.words(),
+        }
+    }
+}
+
+impl Drop for KafkaSource {
+    /// Leaves the group, so that the others need not wait for this replica's session to end.
+    fn drop(&mut self) {
+        self.shared.stop();
+        if !self.shared.wait_until_left(LEAVE) {
+            warn!("the Kafka client takes its time to leave the group; going on without");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_of_transactions_are_not_lag() {
+        let at_the_end = Position {
+            fetched: 12,
+            fetched_waiting: 0,
+            end: 12,
+            first: 0,
+            handed: Some(11), // the record at 10, and its transaction's marker at 11
+            waiting: 0,
+        };
+        assert_eq!(lag(&at_the_end), Some(0));
+        assert_eq!(lag(&Position { waiting: 2, ..at_the_end }), Some(2));
+    }
+
+    #[test]
+    fn what_was_not_fetched_is_lag() {
+        let behind = Position {
+            fetched: 5,
+            fetched_waiting: 0,
+            end: 100,
+            first: 3,
+            handed: None,
+            waiting: 2,
+        };
+        assert_eq!(lag(&behind), Some(97));
+        assert_eq!(lag(&Position { handed: Some(4), ..behind }), Some(96));
+        let unknown = Position {
+            fetched: -1001,
+            fetched_waiting: 0,
+            end: -1,
+            first: -1,
+            handed: None,
+            waiting: 0,
+        };
+        assert_eq!(lag(&unknown), None);
+    }
+}

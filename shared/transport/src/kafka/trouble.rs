@@ -1,0 +1,229 @@
+//! What is wrong between a client and its cluster, in words; one log line for each change, not for each retry.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+use tracing::{debug, info, warn};
+
+use crate::TransportError;
+
+/// Kinds of trouble, by what ends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No broker answers; ends when one is up.
+    Unreachable,
+    /// A credential was refused; ends when a broker is up.
+    Credentials,
+    /// The principal may not do this; ends with an assignment.
+    Forbidden,
+    /// A topic is missing; ends with an assignment.
+    UnknownTopic,
+    /// This replica lost its partitions because it did not poll; ends with an assignment.
+    Evicted,
+}
+
+/// What is wrong at the moment.
+pub(super) struct Trouble {
+    address: String,
+    /// Whether changes are logged. Where the caller gets an error to show, they need not be.
+    logs: bool,
+    current: Mutex<Option<(Kind, String)>>,
+}
+
+impl Trouble {
+    pub(super) fn new(address: &str) -> Self {
+        Self { address: address.to_owned(), logs: true, current: Mutex::new(None) }
+    }
+
+    /// One whose words go to the caller alone.
+    pub(super) fn quiet(address: &str) -> Self {
+        Self { logs: false, ..Self::new(address) }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(Kind, String)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The trouble in words with what to do, if there is one.
+    pub(super) fn words(&self) -> Option<String> {
+        self.current().as_ref().map(|(_, words)| words.clone())
+    }
+
+    pub(super) fn kind(&self) -> Option<Kind> {
+        self.current().as_ref().map(|(kind, _)| *kind)
+    }
+
+    /// Takes note of what the client tells. What heals by itself in no time is not trouble.
+    pub(super) fn note(&self, code: Code, reason: &str) {
+        let Some(kind) = kind_of(code) else {
+            debug!(?code, reason, "the Kafka client tells");
+            return;
+        };
+        let address = &self.address;
+        let words = match kind {
+            Kind::Unreachable => format!("no Kafka broker answers at {address}: {reason}"),
+            Kind::Credentials => format!(
+                "the Kafka broker at {address} refused the credentials: {reason}; check kafka.properties"
+            ),
+            Kind::Forbidden => format!(
+                "the Kafka broker refused access: {reason}; give this principal the right by an ACL"
+            ),
+            Kind::UnknownTopic => {
+                format!("a topic is missing: {reason}; create it with `duet topics create`")
+            }
+            Kind::Evicted => format!(
+                "this replica lost its partitions because it did not poll in time: {reason}; it joins again by itself"
+            ),
+        };
+        self.set(kind, words);
+    }
+
+    fn set(&self, kind: Kind, words: String) {
+        let mut current = self.current();
+        // A broker that refuses the credentials is also reported as one that is not there.
+        let known = current.as_ref().map(|(kind, _)| *kind);
+        if known == Some(kind) || (kind == Kind::Unreachable && known == Some(Kind::Credentials)) {
+            return;
+        }
+        if self.logs {
+            warn!("{words}");
+        }
+        *current = Some((kind, words));
+    }
+
+    fn clear(&self, ended: impl Fn(Kind) -> bool) {
+        let mut current = self.current();
+        if current.as_ref().is_some_and(|(kind, _)| ended(*kind)) {
+            if self.logs {
+                info!("Kafka: all is well again");
+            }
+            *current = None;
+        }
+    }
+
+    /// A broker is up.
+    pub(super) fn broker_is_up(&self) {
+        self.clear(|kind| matches!(kind, Kind::Unreachable | Kind::Credentials));
+    }
+
+    /// Partitions were assigned: the group and its topics are there and open to us.
+    pub(super) fn is_assigned(&self) {
+        self.clear(|kind| kind != Kind::Unreachable);
+    }
+
+    /// `error`, or what lies behind it, as the caller is to see it.
+    pub(super) fn explain(&self, error: &KafkaError) -> TransportError {
+        let words = self.words().unwrap_or_else(|| error.to_string());
+        let kind = self.kind().or_else(|| error.rdkafka_error_code().and_then(kind_of));
+        match kind {
+            Some(Kind::Credentials | Kind::Forbidden) => TransportError::Refused { reason: words },
+            Some(Kind::Unreachable) => {
+                TransportError::Unreachable { address: self.address.clone(), reason: words }
+            }
+            _ => match error.rdkafka_error_code() {
+                Some(code) if is_silence(code) => TransportError::Unreachable {
+                    address: self.address.clone(),
+                    reason: error.to_string(),
+                },
+                _ => TransportError::Client { reason: error.to_string() },
+            },
+        }
+    }
+
+    pub(super) fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Where the application polls, exceeding the interval shows as this log line only.
+        if facility.contains("MAXPOLL") {
+            self.note(Code::PollExceeded, message);
+        } else {
+            debug!(target: "librdkafka", ?level, facility, "{message}");
+        }
+    }
+}
+
+fn kind_of(code: Code) -> Option<Kind> {
+    Some(match code {
+        Code::AllBrokersDown => Kind::Unreachable,
+        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => Kind::Credentials,
+        Code::UnsupportedSASLMechanism | Code::IllegalSASLState => Kind::Credentials,
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed => Kind::Forbidden,
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
+            Kind::UnknownTopic
+        }
+        Code::PollExceeded => Kind::Evicted,
+        _ => return None,
+    })
+}
+
+/// Codes that say no more than that no answer came.
+pub(super) fn is_silence(code: Code) -> bool {
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::RequestTimedOut
+            | Code::TimedOutQueue
+            | Code::AllBrokersDown
+            | Code::NetworkException
+            | Code::WaitingForCoordinator
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+    )
+}
+
+/// The context of a client of which nothing but its trouble is of interest.
+pub(super) struct Listener(pub(super) std::sync::Arc<Trouble>);
+
+impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(code) = error.rdkafka_error_code() {
+            self.0.note(code, reason);
+        }
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Listener {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_stays_until_what_ends_it() {
+        let trouble = Trouble::new("nowhere:1");
+        trouble.note(Code::AllBrokersDown, "1/1 brokers are down");
+        assert!(trouble.words().unwrap().contains("nowhere:1"));
+        trouble.is_assigned();
+        assert!(trouble.words().is_some(), "an assignment does not bring a broker up");
+        trouble.broker_is_up();
+        assert_eq!(trouble.words(), None);
+
+        trouble.note(Code::UnknownTopicOrPartition, "duet.images");
+        trouble.broker_is_up();
+        assert!(trouble.words().unwrap().contains("duet topics create"));
+        trouble.is_assigned();
+        assert_eq!(trouble.words(), None);
+    }
+
+    #[test]
+    fn refused_credentials_are_not_hidden_by_the_silence_that_follows() {
+        let trouble = Trouble::new("a:1");
+        trouble.note(Code::Authentication, "wrong password");
+        trouble.note(Code::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(trouble.kind(), Some(Kind::Credentials));
+        let seen = trouble.explain(&KafkaError::MetadataFetch(Code::OperationTimedOut));
+        assert!(matches!(seen, TransportError::Refused { .. }), "{seen}");
+    }
+}
