@@ -13,6 +13,7 @@ mod dead_letter;
 mod envelope;
 mod index;
 mod outcome;
+mod rendition;
 mod runner;
 pub mod web;
 
@@ -28,6 +29,7 @@ pub use index::{
     Show, Summary, Update, Updates,
 };
 pub use outcome::{Outcome, Reason};
+pub use rendition::{Setback, fetch_rendition};
 pub use runner::{RunError, run};
 
 /// One step between topics.
