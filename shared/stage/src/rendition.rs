@@ -48,9 +48,13 @@ impl From<Crashed> for Setback {
 ///
 /// A reason to reject where there is none, or where it is missing, damaged or too large; to try again where the blob
 /// store does not answer.
-pub async fn fetch_rendition(blobs: &BlobStore, case: &Case) -> Result<(Rendition, Bytes), Setback> {
+pub async fn fetch_rendition(
+    blobs: &BlobStore,
+    case: &Case,
+) -> Result<(Rendition, Bytes), Setback> {
     let Some(rendition) = case.rendition.clone() else {
-        let message = "the Case has no rendition: only prepare writes into `prepared`, and never without one";
+        let message =
+            "the Case has no rendition: only prepare writes into `prepared`, and never without one";
         return Err(Setback::Reject(Reason::new("no_rendition", message)));
     };
     let png = blobs.get(rendition.blob.sha256, MAX_RENDITION_BYTES).await?;
