@@ -4,8 +4,11 @@
 //! [`stats`]. Deliberately absent: models, decoding, and any figure without the number of images behind it.
 
 mod images;
+pub mod measure;
+pub mod ratio;
 pub mod stats;
 mod table;
+pub mod triage;
 
 pub use images::{Images, ImagesError};
 pub use table::{Row, Table, TableError, Truth, fold};
