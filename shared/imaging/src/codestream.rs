@@ -12,6 +12,8 @@ pub(crate) struct Shape {
     pub(crate) precision: u16,
     /// JPEG-LS only: the components are coded one after another.
     pub(crate) planar: bool,
+    /// JPEG only: coded by cosine transform, and so with loss.
+    pub(crate) cosine: bool,
 }
 
 struct Reader<'a> {
@@ -56,7 +58,7 @@ pub(crate) fn png(bytes: &[u8]) -> Result<Shape, PrepareError> {
         6 => 4,
         _ => return Err(PrepareError::corrupt("the PNG file has an unknown colour type")),
     };
-    Ok(Shape { width, height, components, precision: depth.into(), planar: false })
+    Ok(Shape { width, height, components, precision: depth.into(), planar: false, cosine: false })
 }
 
 /// A JPEG stream's frame header, and where its scan begins. Reads JPEG-LS as well, whose markers are laid out alike.
@@ -92,6 +94,7 @@ pub(crate) fn jpeg(bytes: &[u8]) -> Result<(Shape, usize), PrepareError> {
                     components: components.into(),
                     precision: precision.into(),
                     planar: false,
+                    cosine: !matches!(marker, 0xC3 | 0xC7 | 0xCB | 0xCF | 0xF7),
                 });
             }
             0xDA => {
@@ -133,7 +136,7 @@ pub(crate) fn jpeg_2000(bytes: &[u8]) -> Result<Shape, PrepareError> {
     if tiles > 4096 {
         return Err(PrepareError::over_limit(format!("the JPEG 2000 frame has {tiles} tiles; the limit is 4096")));
     }
-    Ok(Shape { width, height, components, precision, planar: false })
+    Ok(Shape { width, height, components, precision, planar: false, cosine: false })
 }
 
 /// A JPEG XL codestream's size header (ISO/IEC 18181-1), bare or in its container. Gives width and height.

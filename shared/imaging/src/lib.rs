@@ -10,6 +10,7 @@
 //! Deliberately absent: Kafka, files, async, and any way for what identifies a patient to reach a [`Source`]; the UIDs that a
 //! pseudonym is made from come back apart, in [`Identifiers`].
 
+mod annotate;
 mod codestream;
 mod dicom;
 mod error;
@@ -26,6 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use duet_case::{Digest, PatientContext, Source, WindowMethod};
 
+pub use annotate::{AnnotatedFinding, AnnotationSpec, annotate, annotated_png};
 pub use error::{Class, PrepareError};
 pub use heat::{Heat, heat};
 pub use limits::Limits;

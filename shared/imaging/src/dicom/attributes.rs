@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 
-use dicom_core::{Tag, value::PrimitiveValue};
-use dicom_dictionary_std::tags;
+use dicom_core::{
+    Tag,
+    dictionary::{DataDictionary as _, DataDictionaryEntry as _},
+    value::PrimitiveValue,
+};
+use dicom_dictionary_std::{StandardDataDictionary, tags};
 use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::entries;
 
 use crate::{
     PrepareError,
-    guard::{Encoding, Outline},
+    guard::{self, Encoding, Outline},
 };
 
 /// Everything that is read of a DICOM object besides its pixels. What is not in this table is never parsed.
@@ -85,7 +89,7 @@ impl Attributes {
         let mut groups = Vec::new();
         for element in &outline.elements {
             if READ.contains(&element.tag) {
-                wanted.extend_from_slice(bytes.get(element.whole.clone()).unwrap_or_default());
+                append(&mut wanted, slice(bytes, element.whole.clone()), element.tag, encoding);
             }
         }
         for tag in [tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE] {
@@ -133,6 +137,30 @@ impl Attributes {
         self.integer(tag)?
             .ok_or_else(|| PrepareError::corrupt(format!("the object has pixel data and no {name} {tag}, without which it cannot be read")))
     }
+}
+
+/// Appends an element as it stands; one of unknown VR (UN, which some archives write for everything) with the VR that its tag has.
+fn append(wanted: &mut Vec<u8>, element: &[u8], tag: Tag, encoding: Encoding) {
+    let known = || StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed().to_bytes());
+    if encoding == Encoding::EXPLICIT_LITTLE
+        && element.get(4..6) == Some(b"UN")
+        && let (Some(vr), Some(head), Some(length), Some(value)) = (known(), element.get(..4), element.get(8..12), element.get(12..))
+        && &vr != b"SQ"
+    {
+        wanted.extend_from_slice(head);
+        wanted.extend_from_slice(&vr);
+        if guard::has_long_header(vr) {
+            wanted.extend_from_slice(&[0, 0]);
+            wanted.extend_from_slice(length);
+            return wanted.extend_from_slice(value);
+        }
+        if let Ok(short) = u16::try_from(value.len()) {
+            wanted.extend_from_slice(&short.to_le_bytes());
+            return wanted.extend_from_slice(value);
+        }
+        wanted.truncate(wanted.len() - 6);
+    }
+    wanted.extend_from_slice(element);
 }
 
 fn parse(bytes: &[u8], encoding: Encoding) -> Result<InMemDicomObject, PrepareError> {

@@ -363,6 +363,12 @@ fn encapsulated<'a>(data: Cow<'a, [u8]>, declared: Declared, syntax: &str) -> Re
             shape.components, shape.precision, declared.samples, declared.bits
         )));
     }
+    if shape.cosine && shape.precision != 8 {
+        return Err(PrepareError::unsupported(format!(
+            "lossy JPEG of {} bits (JPEG Extended) is not read: export the image as JPEG Lossless, JPEG-LS, JPEG 2000 or uncompressed",
+            shape.precision
+        )));
+    }
     let Some(Codec::EncapsulatedPixelData(Some(decoder), _)) = registered.map(|syntax| syntax.codec()) else {
         return Err(unsupported());
     };
@@ -414,6 +420,7 @@ fn shape(family: &Family, data: &[u8], declared: &Declared) -> Result<Shape, Pre
         components: declared.samples,
         precision: declared.allocated,
         planar: false,
+        cosine: false,
     };
     match family {
         Family::Jpeg | Family::JpegLs => codestream::jpeg(data).map(|(shape, _)| shape),
