@@ -1,1 +1,185 @@
-//! The specialist stage
+//! The specialist stage: disease models look at the images that triage flagged.
+//!
+//! Reads `flagged`, emits to `assessed`. For each image every classifier runs whose `accepts` in its manifest matches
+//! what triage saw and the patient's age; a label at or above its operating point is a finding, with a heat map, a box
+//! and contours from its class-activation map. Where no model takes the image, the Case says so in words: nothing was
+//! looked for, which is not the same as nothing found.
+//!
+//! Deliberately absent: names of models, labels and thresholds (they stand in manifests), and any model that reads
+//! what its manifest does not accept.
+
+mod assess;
+
+use std::sync::Arc;
+
+use duet_blob::BlobStore;
+use duet_case::{Assessment, Case, Finding, ModelRef, Region, Rendition, Topic, Triage};
+use duet_inference::{Classifier, Registry};
+use duet_stage::{Outcome, Reason, Setback, Stage, compute, fetch_rendition};
+use duet_telemetry::metrics;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use assess::{Drawn, Found, assess};
+
+/// `[specialist]` in the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Names of the specialists to use; empty is every one in the folder of models.
+    pub models: Vec<String>,
+}
+
+/// Why the stage cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecialistError {
+    /// A specialist that is named is not there.
+    #[error(
+        "specialist.models names {name:?}, but the classifiers in models.dir are {known:?}: correct it, or leave it empty for all of them"
+    )]
+    Unknown {
+        /// As configured.
+        name: String,
+        /// What is there.
+        known: Vec<String>,
+    },
+    /// There is not a single one.
+    #[error(
+        "models.dir has no classifier: the specialist stage would look for nothing; add a folder of kind = \"classifier\""
+    )]
+    None,
+}
+
+/// The stage.
+pub struct Specialist {
+    classifiers: Vec<Arc<dyn Classifier>>,
+    blobs: BlobStore,
+}
+
+impl Specialist {
+    /// The stage with the classifiers of `models` that the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// Where one that is named is not there, or there is none at all.
+    pub fn open(
+        config: &Config,
+        models: &Registry,
+        blobs: BlobStore,
+    ) -> Result<Self, SpecialistError> {
+        Self::new(config, models.classifiers(), blobs)
+    }
+
+    /// The stage with those of `classifiers` that the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// Where one that is named is not there, or there is none at all.
+    pub fn new(
+        config: &Config,
+        mut classifiers: Vec<Arc<dyn Classifier>>,
+        blobs: BlobStore,
+    ) -> Result<Self, SpecialistError> {
+        let known: Vec<String> = classifiers.iter().map(|own| own.model().name.clone()).collect();
+        if let Some(name) = config.models.iter().find(|name| !known.contains(name)) {
+            return Err(SpecialistError::Unknown { name: name.clone(), known });
+        }
+        if !config.models.is_empty() {
+            classifiers.retain(|own| config.models.contains(&own.model().name));
+        }
+        if classifiers.is_empty() {
+            return Err(SpecialistError::None);
+        }
+        Ok(Self { classifiers, blobs })
+    }
+
+    async fn look(&self, mut case: Case) -> Result<Case, Setback> {
+        let Some(triage) = case.triage.clone() else {
+            let message = "the Case was not triaged: only triage writes into `flagged`";
+            return Err(Setback::Reject(Reason::new("not_triaged", message)));
+        };
+        let age = case.source.patient.age_years;
+        let takers: Vec<_> = self
+            .classifiers
+            .iter()
+            .filter(|own| own.accepts().takes(&triage.kind, age))
+            .map(Arc::clone)
+            .collect();
+        if takers.is_empty() {
+            let reason = Some(nobody(&triage, age));
+            case.assessment = Some(Assessment { models: Vec::new(), scores: Vec::new(), reason });
+            return Ok(case);
+        }
+
+        let (rendition, png) = fetch_rendition(&self.blobs, &case).await?;
+        let found = compute::run(move || assess(&takers, &png)).await?.map_err(Setback::Reject)?;
+        let Found { assessment, findings } = found;
+        case.findings = Vec::with_capacity(findings.len());
+        for (mut finding, drawn) in findings {
+            if let Some(drawn) = drawn {
+                finding.region = Some(self.keep(drawn, &rendition).await?);
+            }
+            case.findings.push(finding);
+        }
+        case.assessment = Some(assessment);
+        count(&case.findings, &triage);
+        Ok(case)
+    }
+
+    /// Puts the heat map into the store and gives the region in both pictures' pixels.
+    async fn keep(&self, drawn: Drawn, rendition: &Rendition) -> Result<Region, Setback> {
+        let heat_map = self.blobs.put(drawn.png.into(), "image/png").await?;
+        let [sx, sy] = rendition.scale;
+        let original = |ring: &Vec<[f64; 2]>| ring.iter().map(|[x, y]| [x * sx, y * sy]).collect();
+        Ok(Region {
+            rendition_box: drawn.bounds,
+            original_box: drawn.bounds.scaled(rendition.scale),
+            original_contours: drawn.contours.iter().map(original).collect(),
+            rendition_contours: drawn.contours,
+            heat_map,
+        })
+    }
+}
+
+impl Stage for Specialist {
+    const NAME: &'static str = "specialist";
+    const INPUTS: &'static [Topic] = &[Topic::Flagged];
+    type In = Case;
+    type Out = Case;
+
+    fn models(&self) -> Vec<ModelRef> {
+        self.classifiers.iter().map(|own| own.model().clone()).collect()
+    }
+
+    async fn process(&self, batch: Vec<Case>) -> Vec<Outcome<Case>> {
+        let looked = batch.into_iter().map(|case| async {
+            match self.look(case).await {
+                Ok(case) => Outcome::Emit(case, Topic::Assessed),
+                Err(setback) => setback.into(),
+            }
+        });
+        join_all(looked).await
+    }
+}
+
+/// Why no specialist looked.
+fn nobody(triage: &Triage, age: Option<u8>) -> String {
+    let age = age.map_or("of unknown age".to_owned(), |years| format!("of {years} years"));
+    format!(
+        "no specialist reads such an image: {} ({}) of a patient {age}; add a model whose `accepts` matches it",
+        triage.kind_meaning, triage.kind
+    )
+}
+
+fn count(findings: &[Finding], triage: &Triage) {
+    for finding in findings {
+        metrics().findings.with_label_values(&[&finding.model.name, &finding.label]).inc();
+    }
+    if triage.audit {
+        let result = if findings.is_empty() { "no_finding" } else { "finding" };
+        metrics().audits.with_label_values(&[result]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,153 @@
-//! Model manifests and engines
+//! Models as folders: manifests that are checked, graphs that are run, answers with their probabilities.
+//!
+//! Stands between the rendition and the stages that judge it: `triage` asks a [`VisionLanguage`] model, `specialist`
+//! asks [`Classifier`]s. [`Registry::load`] reads every folder of `models/`, and a manifest whose digest, labels or
+//! shapes do not match its file fails start-up by name.
+//!
+//! Everything here is synchronous and takes milliseconds to hundreds of them, so callers run it on the compute pool.
+//! One image is worked on by one thread; a batch by as many as the pool has.
+//!
+//! Deliberately absent: a fallback to another model, thresholds of its own (they stand in manifests), batches, and
+//! any name of tract outside the module `tract`.
+
+mod classifier;
+mod folder;
+mod generalist;
+mod manifest;
+mod network;
+mod registry;
+mod segmenter;
+mod tract;
+
+use duet_case::{ModelRef, Probability};
+use image::GrayImage;
+
+pub use folder::{FolderError, PromptsError};
+pub use manifest::{
+    Accepts, Answer, Calibration, ClassifierSpec, DecisionRules, InputSpec, Kind, Label,
+    MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, Measured, MissRate, OperatingPoint,
+    Platt, Question, QuestionSpec, SegmentationSpec, TextSpec, VisionLanguageSpec,
+};
+pub use network::InferenceError;
+pub use registry::{LoadError, MissingModel, ModelInfo, Registry, Verification, verify};
+pub use segmenter::{Mask, Segmenter};
+pub use tract::{GraphError, GraphRunError};
+
+/// A generalist: answers questions about a picture.
+pub trait VisionLanguage: Send + Sync {
+    /// Who answers.
+    fn model(&self) -> &ModelRef;
+
+    /// When its answers mean refused, flagged or cleared.
+    fn rules(&self) -> &DecisionRules;
+
+    /// Looks at a picture and answers every question.
+    ///
+    /// # Errors
+    ///
+    /// Where the picture is empty or the model gives no finite numbers.
+    fn look(&self, picture: &GrayImage) -> Result<Look, InferenceError>;
+}
+
+/// A specialist: gives each of its labels a probability and a map.
+pub trait Classifier: Send + Sync {
+    /// Who looks.
+    fn model(&self) -> &ModelRef;
+
+    /// Which images it takes.
+    fn accepts(&self) -> &Accepts;
+
+    /// What it looks for.
+    fn labels(&self) -> &[Label];
+
+    /// Looks for every label; the results are in the order of [`Classifier::labels`].
+    ///
+    /// # Errors
+    ///
+    /// Where the picture is empty or the model gives no finite numbers.
+    fn classify(&self, picture: &GrayImage) -> Result<Classification, InferenceError>;
+}
+
+/// A generalist's answers to every question that its manifest asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    /// In the manifest's order.
+    pub questions: Vec<Answered>,
+}
+
+/// One question's answers with their probabilities, which sum to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    /// Which question.
+    pub question: Question,
+    /// In the manifest's order; never empty.
+    pub answers: Vec<AnswerScore>,
+}
+
+/// One answer's probability.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnswerScore {
+    /// For instance `chest-radiograph-frontal`.
+    pub id: String,
+    /// The same in words.
+    pub meaning: String,
+    /// Whether Duet reads such an image; only ever true in [`Question::Kind`].
+    pub in_scope: bool,
+    /// Among the question's answers.
+    pub probability: Probability,
+}
+
+impl Look {
+    /// The answers to `question`; empty where the model is not asked it.
+    pub fn answers(&self, question: Question) -> &[AnswerScore] {
+        self.questions
+            .iter()
+            .find(|own| own.question == question)
+            .map_or(&[], |own| own.answers.as_slice())
+    }
+
+    /// The likeliest answer to `question`.
+    pub fn likeliest(&self, question: Question) -> Option<&AnswerScore> {
+        self.answers(question)
+            .iter()
+            .max_by(|a, b| a.probability.value().total_cmp(&b.probability.value()))
+    }
+
+    /// The probability of one answer; 0 for an answer that the model does not offer.
+    pub fn probability(&self, question: Question, answer: &str) -> Probability {
+        self.answers(question)
+            .iter()
+            .find(|own| own.id == answer)
+            .map_or(Probability::ZERO, |own| own.probability)
+    }
+}
+
+/// A specialist's results, one for each of its labels and in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Classification {
+    /// In the order of [`Classifier::labels`].
+    pub labels: Vec<LabelResult>,
+}
+
+/// What a specialist says of one label.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelResult {
+    /// As the graph gives it.
+    pub logit: f64,
+    /// Calibrated.
+    pub probability: Probability,
+    /// What of the logit comes from where.
+    pub map: ActivationMap,
+}
+
+/// A class-activation map: how much each cell of the picture adds to a label's logit. The cells divide the whole
+/// picture evenly; row by row from the top left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActivationMap {
+    /// Cells across.
+    pub width: u32,
+    /// Cells down.
+    pub height: u32,
+    /// `width * height` numbers, all finite.
+    pub values: Vec<f32>,
+}

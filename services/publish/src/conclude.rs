@@ -1,0 +1,59 @@
+//! How a Case ended, in one word and one sentence.
+
+use duet_case::{Case, Conclusion, Decision, Finding, Outcome};
+
+use crate::picture::{readable, sentence};
+
+/// The Case's end; `None` for one that has none yet, which no stage writes into what `publish` reads.
+pub(crate) fn conclude(case: &Case) -> Option<Conclusion> {
+    let Some(triage) = &case.triage else {
+        // prepare says why a file without pixels was not looked at; triage never saw it.
+        let reason = case.assessment.as_ref().and_then(|own| own.reason.as_deref());
+        return case.rendition.is_none().then(|| not_looked_for(reason.unwrap_or_default()));
+    };
+    let why = triage.reasons.first().map(String::as_str).unwrap_or_default();
+    match (&case.assessment, triage.decision) {
+        (None, Decision::OutOfScope) => Some(not_looked_for(why)),
+        (None, Decision::Cleared) => Some(Conclusion {
+            outcome: Outcome::Cleared,
+            summary: sentence(&format!("Cleared by triage, no specialist looked: {why}")),
+        }),
+        (None, Decision::Flagged) => None,
+        (Some(assessment), _) if assessment.models.is_empty() => {
+            Some(not_looked_for(assessment.reason.as_deref().unwrap_or(why)))
+        }
+        (Some(assessment), _) if case.findings.is_empty() => {
+            let models: Vec<_> = assessment.models.iter().map(|own| own.name.as_str()).collect();
+            let mut summary = format!(
+                "No finding: none of the {} labels of {} reached its operating point",
+                assessment.scores.len(),
+                models.join(" and ")
+            );
+            caution(&mut summary, &triage.fitness);
+            Some(Conclusion { outcome: Outcome::NoFinding, summary: sentence(&summary) })
+        }
+        (Some(_), _) => {
+            let found: Vec<_> = case.findings.iter().map(words).collect();
+            let mut summary = format!("Above their operating points: {}", found.join(", "));
+            caution(&mut summary, &triage.fitness);
+            Some(Conclusion { outcome: Outcome::Findings, summary: sentence(&summary) })
+        }
+    }
+}
+
+fn not_looked_for(why: &str) -> Conclusion {
+    let why = if why.is_empty() { "the file holds no picture" } else { why };
+    let summary = sentence(&format!("Nothing was looked for: {why}"));
+    Conclusion { outcome: Outcome::NotLookedFor, summary }
+}
+
+fn words(finding: &Finding) -> String {
+    format!("{} ({:.0} %)", readable(&finding.label), finding.probability.value() * 100.0)
+}
+
+/// A result on a film that cannot be read well is worth less, and the sentence says so.
+fn caution(summary: &mut String, fitness: &str) {
+    if fitness != "fit" {
+        summary.push_str(&format!("; the picture may not be fit to read ({fitness})"));
+    }
+}

@@ -1,0 +1,206 @@
+//! Every end of a Case, and what goes out with it.
+
+use std::io::Cursor;
+
+use duet_case::{
+    Assessment, CaseId, Code, Decision, Digest, Finding, Format, ModelRef, Outcome as End,
+    PatientContext, Priority, Probability, Rendition, SCHEMA_VERSION, Source, StudyKey, Triage,
+    WindowMethod,
+};
+use image::GrayImage;
+
+use super::*;
+
+fn model(name: &str) -> ModelRef {
+    let sha256 = Digest::of(name.as_bytes());
+    ModelRef { name: name.to_owned(), version: "1".to_owned(), sha256 }
+}
+
+fn case(rendition: Option<BlobRef>) -> Case {
+    Case {
+        schema_version: SCHEMA_VERSION,
+        id: CaseId::of_input(b"film"),
+        study: StudyKey::from_mac(&[7; 32]),
+        received_at: Utc::now(),
+        source: Source {
+            format: Format::Png,
+            sha256: Digest::of(b"film"),
+            bytes: 4,
+            transfer_syntax: None,
+            sop_class: None,
+            modality: None,
+            body_part: None,
+            view_position: None,
+            laterality: None,
+            photometric: None,
+            width: 1024,
+            height: 900,
+            bits: 8,
+            frames: 1,
+            pixel_spacing_mm: None,
+            patient: PatientContext::default(),
+            notes: Vec::new(),
+        },
+        rendition: rendition.map(|blob| Rendition {
+            blob,
+            width: 1024,
+            height: 900,
+            scale: [1.0, 1.0],
+            window: WindowMethod::Identity,
+            inverted: false,
+        }),
+        triage: None,
+        assessment: None,
+        findings: Vec::new(),
+        conclusion: None,
+        publication: None,
+        hops: Vec::new(),
+    }
+}
+
+fn triaged(decision: Decision, rendition: Option<BlobRef>) -> Case {
+    let triage = Triage {
+        decision,
+        priority: Priority::Routine,
+        reasons: vec!["abnormal 1.0 %, below 3.0 %".to_owned()],
+        kind: "chest-radiograph-frontal".to_owned(),
+        kind_meaning: "chest radiograph, frontal".to_owned(),
+        fitness: "fit".to_owned(),
+        abnormal: Probability::ZERO,
+        clear_below: None,
+        audit: false,
+        scores: Vec::new(),
+        model: model("generalist"),
+    };
+    Case { triage: Some(triage), ..case(rendition) }
+}
+
+fn assessed(findings: &[(&str, f64)], rendition: Option<BlobRef>) -> Case {
+    let finding = |(label, probability): &(&str, f64)| Finding {
+        label: (*label).to_owned(),
+        code: Code { scheme: "SCT".into(), value: "1".into(), meaning: (*label).into() },
+        probability: Probability::new(*probability).unwrap(),
+        threshold: Probability::ZERO,
+        sensitivity: None,
+        specificity: None,
+        region: None,
+        model: model("cxr-findings"),
+    };
+    let models = vec![model("cxr-findings")];
+    Case {
+        assessment: Some(Assessment { models, scores: Vec::new(), reason: None }),
+        findings: findings.iter().map(finding).collect(),
+        ..triaged(Decision::Flagged, rendition)
+    }
+}
+
+async fn rendition(blobs: &BlobStore) -> BlobRef {
+    let mut png = Cursor::new(Vec::new());
+    let picture = GrayImage::from_fn(1024, 900, |x, y| image::Luma([((x + y) / 8) as u8]));
+    picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    blobs.put(png.into_inner().into(), PNG).await.unwrap()
+}
+
+#[test]
+fn every_end_is_told_apart_and_says_why() {
+    let mut unfit = assessed(&[], None);
+    unfit.triage.as_mut().unwrap().fitness = "blurred".to_owned();
+    let unlooked = |reason: &str| Assessment {
+        models: Vec::new(),
+        scores: Vec::new(),
+        reason: Some(reason.to_owned()),
+    };
+    let nobody = Case {
+        assessment: Some(unlooked("no specialist reads a lateral film")),
+        ..triaged(Decision::Flagged, None)
+    };
+    let report = Case { assessment: Some(unlooked("a structured report")), ..case(None) };
+    let audited = Case { triage: triaged(Decision::Cleared, None).triage, ..assessed(&[], None) };
+    for (case, end, says) in [
+        (
+            assessed(&[("Effusion", 0.81), ("Mass", 0.4)], None),
+            End::Findings,
+            "Effusion (81 %), Mass (40 %).",
+        ),
+        (assessed(&[], None), End::NoFinding, "No finding: none of the 0 labels of cxr-findings"),
+        (unfit, End::NoFinding, "may not be fit to read (blurred)."),
+        (audited, End::NoFinding, "No finding"),
+        (
+            triaged(Decision::Cleared, None),
+            End::Cleared,
+            "no specialist looked: abnormal 1.0 %, below 3.0 %.",
+        ),
+        (
+            triaged(Decision::OutOfScope, None),
+            End::NotLookedFor,
+            "Nothing was looked for: abnormal",
+        ),
+        (nobody, End::NotLookedFor, "no specialist reads a lateral film."),
+        (report, End::NotLookedFor, "Nothing was looked for: a structured report."),
+        (case(None), End::NotLookedFor, "Nothing was looked for: the file holds no picture."),
+    ] {
+        let conclusion = conclude(&case).unwrap();
+        assert_eq!(conclusion.outcome, end, "{conclusion:?}");
+        assert!(conclusion.summary.contains(says), "{conclusion:?}");
+    }
+    assert_eq!(conclude(&triaged(Decision::Flagged, None)), None, "a specialist is still to look");
+}
+
+#[tokio::test]
+async fn a_report_goes_out_with_its_picture_and_the_notice() {
+    let blobs = BlobStore::memory();
+    let blob = rendition(&blobs).await;
+    let stage = Publish::new(&Config::default(), blobs.clone());
+    for case in [
+        assessed(&[("Effusion", 0.81)], Some(blob.clone())),
+        triaged(Decision::Cleared, Some(blob.clone())),
+        triaged(Decision::OutOfScope, Some(blob.clone())),
+    ] {
+        let outcome = stage.process(vec![case]).await.remove(0);
+        let Outcome::Emit(published, Topic::Reports) = outcome else { panic!("{outcome:?}") };
+        let [report, picture] =
+            published.into_payloads(Topic::Reports).unwrap().try_into().unwrap();
+
+        assert_eq!((report.topic, picture.topic), (Topic::Reports, Topic::Annotated));
+        assert_eq!(picture.content_type, "image/png");
+        let case = Case::from_json(&report.value).unwrap();
+        let publication = case.publication.unwrap();
+        assert_eq!(publication.notice, "Research use only. Not for diagnosis.");
+        let kept = publication.annotated.unwrap();
+        assert_eq!(blobs.get(kept.sha256, 1 << 24).await.unwrap(), picture.value);
+        let drawn = image::load_from_memory(&picture.value).unwrap();
+        assert!(drawn.width() >= 1024, "legible: {} pixels wide", drawn.width());
+        assert_ne!(kept.sha256, blob.sha256, "the notice is burnt in");
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_pixels_is_a_report_alone() {
+    let stage = Publish::new(&Config::default(), BlobStore::memory());
+    let outcome = stage.process(vec![case(None)]).await.remove(0);
+    let Outcome::Emit(published, Topic::Reports) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(published.into_payloads(Topic::Reports).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_has_come_to_no_end_or_lost_its_picture_is_rejected_alone() {
+    let blobs = BlobStore::memory();
+    let blob = rendition(&blobs).await;
+    let gone = BlobRef { sha256: Digest::of(b"gone"), ..blob.clone() };
+    let stage = Publish::new(&Config::default(), blobs);
+    let cases = vec![
+        triaged(Decision::Flagged, Some(blob.clone())),
+        triaged(Decision::Cleared, Some(gone)),
+        triaged(Decision::Cleared, Some(blob)),
+    ];
+    let ends: Vec<_> = stage
+        .process(cases)
+        .await
+        .into_iter()
+        .map(|outcome| match outcome {
+            Outcome::Emit(..) => "emitted",
+            Outcome::Reject(reason) | Outcome::Retry(reason) => reason.class,
+        })
+        .collect();
+    assert_eq!(ends, ["not_concluded", "blob_unusable", "emitted"]);
+}

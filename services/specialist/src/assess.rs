@@ -1,0 +1,88 @@
+//! What the specialists make of one picture: synchronous, on the compute pool.
+
+use std::{sync::Arc, time::Instant};
+
+use duet_case::{Assessment, Finding, LabelScore, PixelBox};
+use duet_imaging::{decode_rendition, heat};
+use duet_inference::{Classifier, Label, LabelResult, OperatingPoint};
+use duet_stage::Reason;
+use duet_telemetry::metrics;
+use image::GrayImage;
+
+/// What was found; the findings have no region yet, since their heat maps are still to be stored.
+pub(crate) struct Found {
+    pub(crate) assessment: Assessment,
+    /// The most probable first.
+    pub(crate) findings: Vec<(Finding, Option<Drawn>)>,
+}
+
+/// A finding's region in rendition pixels, and its heat map as PNG.
+pub(crate) struct Drawn {
+    pub(crate) png: Vec<u8>,
+    pub(crate) bounds: PixelBox,
+    pub(crate) contours: Vec<Vec<[f64; 2]>>,
+}
+
+/// Runs every one of `classifiers` on the rendition.
+pub(crate) fn assess(classifiers: &[Arc<dyn Classifier>], png: &[u8]) -> Result<Found, Reason> {
+    let picture =
+        decode_rendition(png).map_err(|error| Reason::of("rendition_unreadable", &error))?;
+    let mut scores = Vec::new();
+    let mut findings = Vec::new();
+    for classifier in classifiers {
+        let start = Instant::now();
+        let seen =
+            classifier.classify(&picture).map_err(|error| Reason::of("inference", &error))?;
+        metrics()
+            .model_seconds
+            .with_label_values(&[&classifier.model().name])
+            .observe(start.elapsed().as_secs_f64());
+        for (label, result) in classifier.labels().iter().zip(seen.labels) {
+            let Some(point) = &label.operating_point else { continue };
+            scores.push(LabelScore {
+                label: label.name.clone(),
+                probability: result.probability,
+                threshold: point.threshold,
+                model: classifier.model().name.clone(),
+            });
+            if result.probability >= point.threshold {
+                findings.push(finding(&**classifier, label, point, &result, &picture)?);
+            }
+        }
+    }
+    findings.sort_by(|(a, _), (b, _)| {
+        let by_probability = b.probability.value().total_cmp(&a.probability.value());
+        by_probability.then_with(|| a.label.cmp(&b.label))
+    });
+    let models = classifiers.iter().map(|own| own.model().clone()).collect();
+    Ok(Found { assessment: Assessment { models, scores, reason: None }, findings })
+}
+
+fn finding(
+    classifier: &dyn Classifier,
+    label: &Label,
+    point: &OperatingPoint,
+    result: &LabelResult,
+    picture: &GrayImage,
+) -> Result<(Finding, Option<Drawn>), Reason> {
+    let map = &result.map;
+    let drawn = match heat(&map.values, (map.width, map.height), picture.dimensions()) {
+        Some(heat) => Some(Drawn {
+            png: heat.png().map_err(|error| Reason::of("heat_map", &error))?,
+            bounds: heat.bounds,
+            contours: heat.contours,
+        }),
+        None => None,
+    };
+    let finding = Finding {
+        label: label.name.clone(),
+        code: label.code.clone(),
+        probability: result.probability,
+        threshold: point.threshold,
+        sensitivity: point.sensitivity,
+        specificity: point.specificity,
+        region: None,
+        model: classifier.model().clone(),
+    };
+    Ok((finding, drawn))
+}

@@ -1,0 +1,346 @@
+//! `model.toml`: what a model is, checked value by value before anything is loaded.
+
+mod check;
+mod label;
+mod question;
+mod raw;
+
+use std::path::{Path, PathBuf};
+
+use duet_case::{Digest, ModelRef};
+
+use check::Check;
+use raw::{RawAccepts, RawKind, RawManifest};
+
+pub use label::{Label, Measured, OperatingPoint, Platt};
+pub use question::{Answer, DecisionRules, MissRate, Question, QuestionSpec, TextSpec};
+
+/// The shape of `model.toml` that this version reads.
+pub const MANIFEST_SCHEMA: i64 = 1;
+
+/// The manifest's name in a model's folder.
+pub const MANIFEST_FILE: &str = "model.toml";
+
+/// Larger than any manifest: what is larger is something else.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+
+/// Years that a patient of unknown age counts as.
+const UNKNOWN_AGE_YEARS: u8 = 40;
+
+/// Why a manifest is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file cannot be read.
+    #[error("{file} cannot be read: {source}", file = file.display())]
+    Unreadable {
+        /// The manifest.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, or a key that is unknown, missing or of another type.
+    #[error("{file}: {source}", file = file.display())]
+    Syntax {
+        /// The manifest.
+        file: PathBuf,
+        /// The line, the key and what is expected.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot be.
+    #[error("{file}: {key} {problem}", file = file.display())]
+    Value {
+        /// The manifest.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with its value and what would be right.
+        problem: String,
+    },
+}
+
+/// A model, as its manifest describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// Name, and the folder's name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// What it is, in words.
+    pub title: String,
+    /// The weights' file within the folder.
+    pub file: String,
+    /// The weights' digest.
+    pub sha256: Digest,
+    /// Terms of use.
+    pub licence: String,
+    /// Where it is from.
+    pub source: String,
+    /// What goes in.
+    pub input: InputSpec,
+    /// The images that calibrated it.
+    pub calibration: Option<Calibration>,
+    /// What it does, and what that kind needs.
+    pub kind: Kind,
+}
+
+/// What a model takes in: the whole picture squashed to `width` x `height`, each value `(grey / 255 - mean) / std`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InputSpec {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// In grey of 0 to 1.
+    pub mean: f32,
+    /// In grey of 0 to 1.
+    pub std: f32,
+}
+
+/// The set of images that a model's probabilities and thresholds were fitted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calibration {
+    /// In words.
+    pub set: String,
+    /// Digest of the sorted list of file names.
+    pub sha256: Digest,
+    /// How many images.
+    pub n: u32,
+    /// When.
+    pub date: chrono::NaiveDate,
+}
+
+/// What a model does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// Answers questions about a picture.
+    VisionLanguage(VisionLanguageSpec),
+    /// Gives each label a probability and a map.
+    Classifier(ClassifierSpec),
+    /// Gives each label an area.
+    Segmentation(SegmentationSpec),
+}
+
+impl Kind {
+    /// As it stands in the manifest.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::VisionLanguage(_) => "vision-language",
+            Self::Classifier(_) => "classifier",
+            Self::Segmentation(_) => "segmentation",
+        }
+    }
+}
+
+/// What a `vision-language` model's manifest adds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionLanguageSpec {
+    /// Name of the output `[1, D]`.
+    pub embedding: String,
+    /// Where the answers' embeddings are.
+    pub text: TextSpec,
+    /// When to refuse, flag and clear.
+    pub decision: DecisionRules,
+    /// What is asked.
+    pub questions: Vec<QuestionSpec>,
+}
+
+/// What a `classifier`'s manifest adds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassifierSpec {
+    /// Name of the output `[1, L]`.
+    pub logits: String,
+    /// Name of the output `[1, L, h, w]`; the mean of a label's map and a constant make its logit.
+    pub cam: String,
+    /// Which images it takes.
+    pub accepts: Accepts,
+    /// The labels, in the outputs' order.
+    pub labels: Vec<Label>,
+}
+
+/// What a `segmentation` model's manifest adds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SegmentationSpec {
+    /// Name of the output `[1, L, H, W]`, logits by pixel.
+    pub masks: String,
+    /// Which images it takes.
+    pub accepts: Accepts,
+    /// The areas, in the output's order.
+    pub labels: Vec<Label>,
+}
+
+/// Which flagged images a specialist takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepts {
+    /// Answer ids of the generalist's `kind` question.
+    pub kinds: Vec<String>,
+    /// From this age on, in years.
+    pub min_age_years: Option<u8>,
+    /// Up to this age, in years.
+    pub max_age_years: Option<u8>,
+}
+
+impl Accepts {
+    /// Whether it takes an image of this kind and a patient of this age; an unknown age counts as an adult's.
+    pub fn takes(&self, kind: &str, age_years: Option<u8>) -> bool {
+        let age = age_years.unwrap_or(UNKNOWN_AGE_YEARS);
+        self.kinds.iter().any(|own| own == kind)
+            && self.min_age_years.is_none_or(|min| age >= min)
+            && self.max_age_years.is_none_or(|max| age <= max)
+    }
+}
+
+impl Manifest {
+    /// Reads and checks `file`.
+    ///
+    /// # Errors
+    ///
+    /// Names the file, the key and what would be right.
+    pub fn read(file: &Path) -> Result<Self, ManifestError> {
+        let unreadable = |source| ManifestError::Unreadable { file: file.to_owned(), source };
+        let bytes = std::fs::metadata(file).map_err(unreadable)?.len();
+        if bytes > MAX_MANIFEST_BYTES {
+            let found = format!("has {bytes} bytes, more than a manifest of {MAX_MANIFEST_BYTES}");
+            return Err(unreadable(std::io::Error::other(found)));
+        }
+        Self::parse(file, &std::fs::read_to_string(file).map_err(unreadable)?)
+    }
+
+    /// Checks `text`, which stands in `file`.
+    ///
+    /// # Errors
+    ///
+    /// Names the file, the key and what would be right.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ManifestError> {
+        let syntax =
+            |source| ManifestError::Syntax { file: file.to_owned(), source: Box::new(source) };
+        let check = Check { file };
+        // The schema first: a manifest of another one has other keys.
+        let table: toml::Table = text.parse().map_err(syntax)?;
+        if let Some(schema) = table.get("schema").and_then(toml::Value::as_integer)
+            && schema != MANIFEST_SCHEMA
+        {
+            let problem = format!("is {schema}, this version of Duet reads {MANIFEST_SCHEMA}");
+            return Err(check.refuse("schema", problem));
+        }
+        let raw: RawManifest = toml::from_str(text).map_err(syntax)?;
+        Self::checked(&check, raw)
+    }
+
+    fn checked(check: &Check<'_>, raw: RawManifest) -> Result<Self, ManifestError> {
+        check.name("name", &raw.name)?;
+        let input = InputSpec {
+            width: check.side("input.width", raw.input.width)?,
+            height: check.side("input.height", raw.input.height)?,
+            mean: check.between("input.mean", raw.input.mean, 0.0, 1.0)? as f32,
+            std: check.between("input.std", raw.input.std, 1e-3, 10.0)? as f32,
+        };
+        let calibration = match &raw.calibration {
+            Some(own) => Some(Calibration {
+                set: check.text("calibration.set", &own.set)?,
+                sha256: check.digest("calibration.sha256", &own.sha256)?,
+                n: own.n,
+                date: check.date("calibration.date", &own.date)?,
+            }),
+            None => None,
+        };
+        let kind = match raw.kind {
+            RawKind::VisionLanguage => Kind::VisionLanguage(vision_language(check, &raw)?),
+            RawKind::Classifier => Kind::Classifier(classifier(check, &raw)?),
+            RawKind::Segmentation => Kind::Segmentation(segmentation(check, &raw)?),
+        };
+        Ok(Self {
+            version: check.text("version", &raw.version)?,
+            title: check.text("title", &raw.title)?,
+            file: check.file_name("file", &raw.file)?,
+            sha256: check.digest("sha256", &raw.sha256)?,
+            licence: check.text("licence", &raw.licence)?,
+            source: check.text("source", &raw.source)?,
+            name: raw.name,
+            input,
+            calibration,
+            kind,
+        })
+    }
+
+    /// How a Case names this model.
+    pub fn model_ref(&self) -> ModelRef {
+        ModelRef { name: self.name.clone(), version: self.version.clone(), sha256: self.sha256 }
+    }
+}
+
+fn vision_language(
+    check: &Check<'_>,
+    raw: &RawManifest,
+) -> Result<VisionLanguageSpec, ManifestError> {
+    const KIND: &str = "vision-language";
+    check.absent(KIND, "accepts", raw.accepts.is_none())?;
+    check.absent(KIND, "labels", raw.labels.is_empty())?;
+    check.absent(KIND, "outputs.logits", raw.outputs.logits.is_none())?;
+    check.absent(KIND, "outputs.cam", raw.outputs.cam.is_none())?;
+    check.absent(KIND, "outputs.masks", raw.outputs.masks.is_none())?;
+    let questions = question::questions(check, &raw.questions)?;
+    let decision = check.needed(KIND, "decision", raw.decision.as_ref())?;
+    Ok(VisionLanguageSpec {
+        embedding: check.output(KIND, "outputs.embedding", raw.outputs.embedding.as_ref())?,
+        text: question::text(check, check.needed(KIND, "text", raw.text.as_ref())?)?,
+        decision: question::decision(check, decision, &questions)?,
+        questions,
+    })
+}
+
+fn classifier(check: &Check<'_>, raw: &RawManifest) -> Result<ClassifierSpec, ManifestError> {
+    const KIND: &str = "classifier";
+    specialist(check, KIND, raw)?;
+    check.absent(KIND, "outputs.masks", raw.outputs.masks.is_none())?;
+    check.needed(KIND, "calibration", raw.calibration.as_ref())?;
+    Ok(ClassifierSpec {
+        logits: check.output(KIND, "outputs.logits", raw.outputs.logits.as_ref())?,
+        cam: check.output(KIND, "outputs.cam", raw.outputs.cam.as_ref())?,
+        accepts: accepts(check, check.needed(KIND, "accepts", raw.accepts.as_ref())?)?,
+        labels: label::labels(check, &raw.labels, label::Use::Classified)?,
+    })
+}
+
+fn segmentation(check: &Check<'_>, raw: &RawManifest) -> Result<SegmentationSpec, ManifestError> {
+    const KIND: &str = "segmentation";
+    specialist(check, KIND, raw)?;
+    check.absent(KIND, "outputs.logits", raw.outputs.logits.is_none())?;
+    check.absent(KIND, "outputs.cam", raw.outputs.cam.is_none())?;
+    Ok(SegmentationSpec {
+        masks: check.output(KIND, "outputs.masks", raw.outputs.masks.as_ref())?,
+        accepts: accepts(check, check.needed(KIND, "accepts", raw.accepts.as_ref())?)?,
+        labels: label::labels(check, &raw.labels, label::Use::Segmented)?,
+    })
+}
+
+/// What only a generalist has.
+fn specialist(check: &Check<'_>, kind: &str, raw: &RawManifest) -> Result<(), ManifestError> {
+    check.absent(kind, "text", raw.text.is_none())?;
+    check.absent(kind, "decision", raw.decision.is_none())?;
+    check.absent(kind, "questions", raw.questions.is_empty())?;
+    check.absent(kind, "outputs.embedding", raw.outputs.embedding.is_none())
+}
+
+fn accepts(check: &Check<'_>, raw: &RawAccepts) -> Result<Accepts, ManifestError> {
+    if raw.kind.is_empty() {
+        return Err(check.refuse("accepts.kind", "is empty: no image would ever reach this model"));
+    }
+    for kind in &raw.kind {
+        check.name("accepts.kind", kind)?;
+    }
+    if let (Some(min), Some(max)) = (raw.min_age_years, raw.max_age_years)
+        && min > max
+    {
+        let problem =
+            format!("is {min}, above accepts.max_age_years = {max}: nobody is of that age");
+        return Err(check.refuse("accepts.min_age_years", problem));
+    }
+    Ok(Accepts {
+        kinds: raw.kind.clone(),
+        min_age_years: raw.min_age_years,
+        max_age_years: raw.max_age_years,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! One good manifest of each kind, and what each wrong line is told.
+
+use super::*;
+
+const CLASSIFIER: &str = include_str!("../../testdata/classifier.toml");
+const GENERALIST: &str = include_str!("../../testdata/generalist.toml");
+const SEGMENTATION: &str = include_str!("../../testdata/segmentation.toml");
+const WRONG_KEY: &str = include_str!("../../testdata/wrong-key.toml");
+
+fn parse(text: &str) -> Result<Manifest, ManifestError> {
+    let digest = Digest::of(b"").to_string();
+    let text = text.replace("PROMPTS_SHA256", &digest).replace("SHA256", &digest);
+    Manifest::parse(Path::new("models/m/model.toml"), &text)
+}
+
+#[test]
+fn every_kind_is_read() {
+    let Kind::Classifier(spec) = parse(CLASSIFIER).unwrap().kind else { panic!("a classifier") };
+    assert_eq!(spec.labels[0].code.value, "8186001");
+    assert_eq!(spec.labels[1].operating_point.as_ref().unwrap().sensitivity, None);
+
+    let Kind::VisionLanguage(spec) = parse(GENERALIST).unwrap().kind else {
+        panic!("a generalist")
+    };
+    assert_eq!(spec.questions.len(), 3, "urgency may be left out");
+    assert_eq!(spec.decision.clear_kinds, ["chest-radiograph-frontal"]);
+
+    let Kind::Segmentation(spec) = parse(SEGMENTATION).unwrap().kind else { panic!("areas") };
+    assert_eq!(spec.labels.len(), 2);
+}
+
+#[test]
+fn a_wrong_line_is_named_with_what_would_be_right() {
+    // the manifest, what is replaced, by what, and what the message says
+    let table = [
+        (WRONG_KEY, "", "", "unknown field `widht`"),
+        (WRONG_KEY, "", "", "`width`"),
+        (CLASSIFIER, "schema = 1", "schema = 2", "schema is 2, this version of Duet reads 1"),
+        (CLASSIFIER, "schema = 1\n", "", "missing field `schema`"),
+        (CLASSIFIER, "\"classifier\"", "\"detector\"", "unknown variant `detector`"),
+        (CLASSIFIER, "\"cxr-findings\"", "\"CXR findings\"", "name is \"CXR findings\": write"),
+        (
+            CLASSIFIER,
+            "\"model.onnx\"",
+            "\"../model.onnx\"",
+            "name a file in the manifest's own folder",
+        ),
+        (CLASSIFIER, "sha256 = \"SHA256\"", "sha256 = \"abc\"", "sha256 is wrong: \"abc\" is not"),
+        (
+            CLASSIFIER,
+            "width = 16",
+            "width = 8",
+            "input.width is 8 pixels: it must be from 16 to 2048",
+        ),
+        (CLASSIFIER, "std = 0.25", "std = 0.0", "input.std is 0"),
+        (
+            CLASSIFIER,
+            "2026-01-31",
+            "2026-02-31",
+            "calibration.date is \"2026-02-31\": write a date",
+        ),
+        (CLASSIFIER, "cam = \"cam\"\n", "", "outputs.cam is missing: a classifier model needs it"),
+        (
+            CLASSIFIER,
+            "cam = \"cam\"",
+            "cam = \"cam\"\nmasks = \"m\"",
+            "outputs.masks is not for a classifier",
+        ),
+        (
+            CLASSIFIER,
+            "threshold = 0.31",
+            "threshold = 1.31",
+            "labels[0] (Cardiomegaly).operating_point.threshold",
+        ),
+        (CLASSIFIER, "\"Effusion\"", "\"cardiomegaly\"", "labels[1] (cardiomegaly) stands twice"),
+        (
+            CLASSIFIER,
+            "platt = { scale = 1.0, bias = 0.0 }\n",
+            "",
+            "labels[1] (Effusion).platt is missing",
+        ),
+        (CLASSIFIER, "scale = 2.0", "scale = -2.0", "platt.scale is -2"),
+        (
+            CLASSIFIER,
+            "min_age_years = 16",
+            "min_age_years = 16\nmax_age_years = 3",
+            "nobody is of that age",
+        ),
+        (CLASSIFIER, "[\"chest-radiograph-frontal\"]", "[]", "accepts.kind is empty"),
+        (GENERALIST, "id = \"fitness\"", "id = \"fit\"", "questions (fit) is no question of Duet"),
+        (GENERALIST, "id = \"fitness\"", "id = \"kind\"", "questions (kind) stands twice"),
+        (GENERALIST, "in_scope = true\n", "", "every image would be out of scope"),
+        (GENERALIST, "id = \"normal\"", "id = \"healthy\"", "lacks the answer \"normal\""),
+        (GENERALIST, "bias = 0.5", "bias = nan", "answers (photograph).bias"),
+        (GENERALIST, "miss_rate", "# ", "decision.clear_below has no decision.miss_rate"),
+        (
+            GENERALIST,
+            "scope_min = 0.05",
+            "scope_min = 5",
+            "decision.scope_min is wrong: 5 is not a probability",
+        ),
+        (
+            GENERALIST,
+            "[decision]",
+            "[accepts]\nkind = [\"ct\"]\n[decision]",
+            "accepts is not for a vision-language",
+        ),
+        (
+            SEGMENTATION,
+            "[accepts]\nkind = [\"chest-radiograph-frontal\"]\n",
+            "",
+            "accepts is missing",
+        ),
+    ];
+    for (manifest, from, to, says) in table {
+        assert!(manifest.contains(from), "{from}");
+        let replaced =
+            if from.is_empty() { manifest.to_owned() } else { manifest.replacen(from, to, 1) };
+        let message = parse(&replaced).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.contains(says), "{from} -> {to}: {message}");
+        assert!(message.contains("models/m/model.toml"), "names the file: {message}");
+    }
+}
+
+#[test]
+fn a_missing_question_is_named() {
+    let (without, _) = GENERALIST.split_once("[[questions]]\nid = \"abnormal\"").unwrap();
+    let message = parse(without).unwrap_err().to_string();
+    assert!(message.contains("lacks the question \"abnormal\""), "{message}");
+}
+
+#[test]
+fn an_unknown_age_is_an_adults() {
+    let accepts =
+        |min, max| Accepts { kinds: vec!["ct".to_owned()], min_age_years: min, max_age_years: max };
+    for (accepts, age, takes) in [
+        (accepts(None, None), None, true),
+        (accepts(Some(16), None), None, true),
+        (accepts(Some(16), None), Some(15), false),
+        (accepts(Some(16), None), Some(16), true),
+        (accepts(None, Some(15)), None, false),
+        (accepts(None, Some(15)), Some(15), true),
+    ] {
+        assert_eq!(accepts.takes("ct", age), takes, "{accepts:?} {age:?}");
+        assert!(!accepts.takes("mr", age));
+    }
+}
