@@ -20,14 +20,18 @@ let counts = null;
 let show = "all";
 let open = null;
 let last = null;
+let asked = 0;
+let waiting = null;
 
 // The list
 
 async function reload() {
+  const mine = ++asked;
   try {
     const answer = await fetch(`/review/cases?limit=${LOADED}&show=${show}`);
     if (!answer.ok) throw new Error(`the list answered ${answer.status}`);
     const body = await answer.json();
+    if (mine !== asked) return; // asked again since
     cases = new Map(body.cases.map((summary) => [summary.id, summary]));
     counts = body.counts;
     draw();
@@ -37,22 +41,12 @@ async function reload() {
   open?.load();
 }
 
-const belongs = {
-  all: () => true,
-  findings: (summary) => summary.findings_total > 0,
-  flagged: (summary) => summary.decision === "flagged",
-  cleared: (summary) => summary.decision === "cleared",
-  not_looked_for: (summary) => summary.outcome === "not_looked_for" || (!summary.outcome && summary.state === "out_of_scope"),
-  dead_letters: (summary) => summary.state === "dead_letter",
-};
-
 function change(batch) {
-  for (const summary of batch.cases) {
-    if (belongs[show](summary)) cases.set(summary.id, summary);
-    else cases.delete(summary.id);
-    if (summary.id === open?.id) open.load();
-  }
   counts = batch.counts;
+  if (batch.cases.some((summary) => summary.id === open?.id)) open.load();
+  if (show === "all") for (const summary of batch.cases) cases.set(summary.id, summary);
+  // What belongs to the other choices the server knows; it is asked a few times a second at most.
+  else waiting ??= setTimeout(() => ((waiting = null), reload()), 300);
   draw();
 }
 
@@ -60,10 +54,15 @@ function draw() {
   const newest = [...cases.values()].sort((a, b) => b.received_at.localeCompare(a.received_at) || a.id.localeCompare(b.id));
   for (const gone of newest.splice(LOADED)) cases.delete(gone.id);
   list.show(newest, counts?.show[show] ?? newest.length, show === "all");
-  shows.replaceChildren(...SHOWS.map(([name, text], n) =>
-    h("button", { type: "button", "aria-pressed": String(name === show), "data-show": name, title: `${text} (${n + 1})`, on: { click: () => choose(name) } },
-      text, h("span", { class: "tally" }, String(counts?.show[name] ?? "")))));
+  for (const button of shows.children) {
+    button.setAttribute("aria-pressed", String(button.dataset.show === show));
+    button.lastElementChild.textContent = String(counts?.show[button.dataset.show] ?? "");
+  }
 }
+
+shows.append(...SHOWS.map(([name, text], n) =>
+  h("button", { type: "button", "data-show": name, title: `${text} (${n + 1})`, on: { click: () => choose(name) } },
+    text, h("span", { class: "tally" }))));
 
 function choose(name) {
   show = name;

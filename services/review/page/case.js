@@ -56,19 +56,19 @@ export class CaseView {
       onPick: (n) => this.pick(n),
     }));
     if (focused) this.panel.querySelector(`[data-n="${Number(focused)}"]`)?.focus();
-    this.ledger.replaceChildren(ledger(record));
+    this.ledger.replaceChildren(ledger(record, letter));
     this.count = summary.findings_total;
     document.title = `${record?.triage?.kind_meaning ?? "Case"} · Duet`;
   }
 
   point(n) {
     this.viewer.point(n);
-    for (const button of this.panel.querySelectorAll(".finding")) button.classList.toggle("current", Number(button.dataset.n) === n);
+    for (const button of this.panel.querySelectorAll(".found")) button.classList.toggle("current", Number(button.dataset.n) === n);
   }
 
   pick(n) {
     this.viewer.pick(n);
-    for (const button of this.panel.querySelectorAll(".finding")) button.setAttribute("aria-pressed", String(Number(button.dataset.n) === this.viewer.picked));
+    for (const button of this.panel.querySelectorAll(".found")) button.setAttribute("aria-pressed", String(Number(button.dataset.n) === this.viewer.picked));
   }
 
   nextFinding() {

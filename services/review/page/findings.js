@@ -15,7 +15,7 @@ function finding(found, n, { onPoint, onPick }) {
     found.specificity !== undefined && `specificity ${percent(found.specificity)}`,
   ].filter(Boolean).join(", ");
   return h("li", {}, h("button", {
-    type: "button", class: "finding", "data-n": n, "aria-pressed": "false",
+    type: "button", class: "found", "data-n": n, "aria-pressed": "false",
     on: { mouseenter: () => onPoint(n), mouseleave: () => onPoint(null), focus: () => onPoint(n), blur: () => onPoint(null), click: () => onPick(n) },
   },
   h("span", { class: `swatch colour-${n % 6}`, "aria-hidden": "true" }),
@@ -23,7 +23,7 @@ function finding(found, n, { onPoint, onPick }) {
   h("span", { class: "number" }, percent(found.probability)),
   bar(found.probability, found.threshold),
   h("small", {}, `operating point ${percent(found.threshold)}`, measured && ` · there ${measured}`, !found.region && " · no region"),
-  h("small", {}, `${found.code.meaning} (${found.code.scheme} ${found.code.value}) · ${found.model.name} ${found.model.version}`)));
+  h("small", {}, [found.code.meaning !== found.label && found.code.meaning, `${found.code.scheme} ${found.code.value}`, `${found.model.name} ${found.model.version}`].filter(Boolean).join(" · "))));
 }
 
 function findings(record, listeners) {
@@ -108,7 +108,7 @@ function deadLetter(letter) {
   if (!letter) return null;
   return h("section", { "aria-label": "Dead letter" }, h("h2", {}, "Why it was not processed"),
     h("p", { class: "message" }, letter.message),
-    h("dl", { class: "facts" }, [["Stage", letter.stage], ["Kind", plain(letter.class)], ["Tried", letter.attempts && `${letter.attempts} ×`], ["From", letter.topic && `${letter.topic}, partition ${letter.partition}, offset ${letter.offset}`], ["Given up", letter.time]]
+    h("dl", { class: "facts" }, [["Stage", letter.stage], ["Kind", plain(letter.class)], ["Tried", letter.attempts && `${letter.attempts} ×`], ["From", letter.topic && [letter.topic, letter.partition && `partition ${letter.partition}`, letter.offset && `offset ${letter.offset}`].filter(Boolean).join(", ")], ["Given up", letter.time]]
       .filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
     h("p", { class: "faint" }, "The original bytes are in the topic duet.dead-letters. Nothing was looked for in this image."));
 }

@@ -14,10 +14,10 @@ function model(reference) {
     `${reference.name} ${reference.version} `, h("code", {}, digest.slice(0, 8)));
 }
 
-export function ledger(record) {
+export function ledger(record, letter) {
   const hops = record?.hops ?? [];
   const title = h("h2", {}, "Ledger");
-  if (hops.length === 0) return h("section", { class: "ledger", "aria-label": "Ledger" }, title, h("p", { class: "faint" }, "No stage has finished with it yet."));
+  if (hops.length === 0) return h("section", { class: "ledger", "aria-label": "Ledger" }, title, h("p", { class: "faint" }, letter ? "No stage finished with it." : "No stage has finished with it yet."));
   const all = hops.map(times);
   const from = Math.min(Date.parse(record.received_at), ...all.map((time) => time.queued));
   const to = Math.max(...all.map((time) => time.end), record.publication ? Date.parse(record.publication.published_at) : 0);

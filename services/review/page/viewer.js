@@ -16,6 +16,7 @@ export class Viewer {
     this.readout = h("span", { class: "readout", role: "status" });
     this.buttons = new Map();
     this.bar = h("div", { class: "toolbar", role: "toolbar", "aria-label": "Picture" },
+      h("a", { class: "back", href: "/", "data-link": true, title: "Back to the list (Esc)" }, "‹ Worklist"),
       this.button("annotated", "Annotation", "a"), this.button("beside", "Side by side", "s"), this.button("heat", "Heat map", "h"), this.button("inverted", "Invert", "i"),
       this.step("−", "Zoom out (-)", () => this.zoomBy(1 / 1.25)), this.step("+", "Zoom in (+)", () => this.zoomBy(1.25)), this.step("Fit", "Fit, own window (0)", () => this.reset()), this.readout);
     this.left = this.pane("De-identified rendition");
@@ -54,7 +55,7 @@ export class Viewer {
     this.nothing.hidden = Boolean(rendition);
     this.nothing.textContent = reason;
     this.panes.hidden = !rendition;
-    this.bar.hidden = !rendition;
+    this.bar.classList.toggle("bare", !rendition);
     if (!rendition) return;
     const annotated = record.publication?.annotated;
     this.source(this.left.image, `${base}/rendition.png?v=${rendition.blob.sha256}`, "De-identified rendition of the film");
@@ -79,10 +80,12 @@ export class Viewer {
     overlay.replaceChildren(...findings.flatMap((finding, n) => {
       if (!finding.region) return [];
       const ring = (points) => `M${points.map(([x, y]) => `${Number(x)} ${Number(y)}`).join("L")}Z`;
-      const { x, y } = finding.region.rendition_box;
+      // The label stands above the box, and reaches inwards from the side that is nearer.
+      const { x, y, width } = finding.region.rendition_box;
+      const isRight = x + width / 2 > 0.6 * rendition.width;
       return [svg("g", { class: `contour colour-${n % 6}`, "data-n": n },
         finding.region.rendition_contours.filter((points) => points.length > 2).map((points) => svg("path", { d: ring(points) })),
-        svg("text", { x: Number(x), y: Number(y) }, `${finding.label} ${percent(finding.probability)}`))];
+        svg("text", { x: Number(isRight ? x + width : x), y: Math.max(Number(y), 0.03 * rendition.height), "text-anchor": isRight ? "end" : "start" }, `${finding.label} ${percent(finding.probability)}`))];
     }));
   }
 

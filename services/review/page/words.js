@@ -21,11 +21,11 @@ export function standing(summary) {
   if (summary.outcome && ends[summary.outcome]) return ends[summary.outcome];
   const ways = {
     received: "Received",
-    prepared: "Prepared",
-    cleared: "Cleared, report to come",
-    out_of_scope: "Out of scope, report to come",
-    flagged: "Flagged, specialist to look",
-    assessed: "Assessed, report to come",
+    prepared: "Waits for triage",
+    cleared: "Cleared, being reported",
+    out_of_scope: "Out of scope, being reported",
+    flagged: "Waits for a specialist",
+    assessed: "Assessed, being reported",
   };
   return { tone: "way", mark: "…", text: ways[summary.state] ?? String(summary.state) };
 }
