@@ -6,6 +6,7 @@
 mod images;
 pub mod measure;
 pub mod ratio;
+pub mod report;
 pub mod stats;
 mod table;
 pub mod triage;
