@@ -24,11 +24,7 @@ fn p(value: f64) -> Probability {
 }
 
 fn model(name: &str) -> ModelRef {
-    ModelRef {
-        name: name.into(),
-        version: "1.0.0".into(),
-        sha256: Digest::of(name.as_bytes()),
-    }
+    ModelRef { name: name.into(), version: "1.0.0".into(), sha256: Digest::of(name.as_bytes()) }
 }
 
 /// The pictures that every made-up case shows.
@@ -52,7 +48,8 @@ impl Film {
             Ok(bytes.into())
         };
         let heat = image::GrayImage::from_fn(width, height, |x, y| {
-            let (dx, dy) = (f64::from(x) / f64::from(width) - 0.42, f64::from(y) / f64::from(height) - 0.62);
+            let (dx, dy) =
+                (f64::from(x) / f64::from(width) - 0.42, f64::from(y) / f64::from(height) - 0.62);
             image::Luma([(255.0 * (-(dx * dx + dy * dy) * 40.0).exp()) as u8])
         });
         let rendition = png(picture.clone().into())?;
@@ -77,7 +74,10 @@ impl Film {
             .map(|n| {
                 let angle = TAU * f64::from(n) / 48.0;
                 let wobble = 1.0 + 0.12 * (3.0 * angle).sin();
-                [w * (at[0] + 0.12 * wobble * angle.cos()), h * (at[1] + 0.09 * wobble * angle.sin())]
+                [
+                    w * (at[0] + 0.12 * wobble * angle.cos()),
+                    h * (at[1] + 0.09 * wobble * angle.sin()),
+                ]
             })
             .collect();
         let around = PixelBox {
@@ -174,7 +174,12 @@ fn triage(decision: Decision, priority: Priority, abnormal: f64, reasons: &[&str
         priority,
         reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
         kind: "chest-radiograph-frontal".into(),
-        kind_meaning: if decision == Decision::OutOfScope { "photograph" } else { "chest radiograph, frontal" }.into(),
+        kind_meaning: if decision == Decision::OutOfScope {
+            "photograph"
+        } else {
+            "chest radiograph, frontal"
+        }
+        .into(),
         fitness: "fit".into(),
         abnormal: p(abnormal),
         clear_below: Some(p(0.05)),
@@ -217,12 +222,16 @@ fn story(film: &Film, n: usize) -> (Topic, Case) {
     let after = after + TimeDelta::milliseconds(105);
     match n % 6 {
         0 | 3 => {
-            let (priority, abnormal) = if n % 6 == 0 { (Priority::Urgent, 0.83) } else { (Priority::Emergency, 0.96) };
+            let (priority, abnormal) =
+                if n % 6 == 0 { (Priority::Urgent, 0.83) } else { (Priority::Emergency, 0.96) };
             case.triage = Some(triage(
                 Decision::Flagged,
                 priority,
                 abnormal,
-                &["looks abnormal: 83 %, at or above the 5 % below which a film may be cleared", "<b>markup</b> in a reason stays <script>text</script>"],
+                &[
+                    "looks abnormal: 83 %, at or above the 5 % below which a film may be cleared",
+                    "<b>markup</b> in a reason stays <script>text</script>",
+                ],
             ));
             case.hops.push(hop("specialist", after, 33.0, 141.0, &["cxr-findings", "cxr-anatomy"]));
             case.findings = vec![
@@ -233,33 +242,58 @@ fn story(film: &Film, n: usize) -> (Topic, Case) {
             case.findings.truncate(1 + n % 3 + usize::from(n % 6 == 0) * 2);
             case.assessment = Some(Assessment {
                 models: vec![model("cxr-findings")],
-                scores: ["Cardiomegaly", "Effusion", "Nodule", "Mass", "Pneumothorax", "Oedema", "Hernia"]
-                    .iter()
-                    .enumerate()
-                    .map(|(i, label)| LabelScore {
-                        label: (*label).into(),
-                        probability: p(0.87 / (1.0 + i as f64)),
-                        threshold: p(0.35),
-                        model: "cxr-findings".into(),
-                    })
-                    .collect(),
+                scores: [
+                    "Cardiomegaly",
+                    "Effusion",
+                    "Nodule",
+                    "Mass",
+                    "Pneumothorax",
+                    "Oedema",
+                    "Hernia",
+                ]
+                .iter()
+                .enumerate()
+                .map(|(i, label)| LabelScore {
+                    label: (*label).into(),
+                    probability: p(0.87 / (1.0 + i as f64)),
+                    threshold: p(0.35),
+                    model: "cxr-findings".into(),
+                })
+                .collect(),
                 reason: None,
             });
-            let summary = "Findings for a radiologist to check: Cardiomegaly (87 %), Effusion (64 %).";
+            let summary =
+                "Findings for a radiologist to check: Cardiomegaly (87 %), Effusion (64 %).";
             (Topic::Reports, finish(case, film, Outcome::Findings, summary))
         }
         1 => {
-            case.triage = Some(triage(Decision::Cleared, Priority::Routine, 0.02, &["nothing abnormal seen: 2 %, below 5 %"]));
+            case.triage = Some(triage(
+                Decision::Cleared,
+                Priority::Routine,
+                0.02,
+                &["nothing abnormal seen: 2 %, below 5 %"],
+            ));
             let summary = "Triage saw nothing abnormal; no specialist looked.";
             (Topic::Reports, finish(case, film, Outcome::Cleared, summary))
         }
         2 => {
-            case.triage = Some(triage(Decision::OutOfScope, Priority::Routine, 0.4, &["not a chest radiograph: photograph, 99 %"]));
-            let summary = "Nothing was looked for: this is a photograph, and Duet reads chest radiographs.";
+            case.triage = Some(triage(
+                Decision::OutOfScope,
+                Priority::Routine,
+                0.4,
+                &["not a chest radiograph: photograph, 99 %"],
+            ));
+            let summary =
+                "Nothing was looked for: this is a photograph, and Duet reads chest radiographs.";
             (Topic::Reports, finish(case, film, Outcome::NotLookedFor, summary))
         }
         _ => {
-            case.triage = Some(triage(Decision::Flagged, Priority::Routine, 0.12, &["uncertain: abnormal 12 %"]));
+            case.triage = Some(triage(
+                Decision::Flagged,
+                Priority::Routine,
+                0.12,
+                &["uncertain: abnormal 12 %"],
+            ));
             (Topic::Flagged, case)
         }
     }
