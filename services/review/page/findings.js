@@ -11,9 +11,11 @@ function bar(probability, threshold) {
 
 function finding(found, n, { onPoint, onPick }) {
   const measured = [
+    `≥ ${percent(found.threshold)}`,
     found.sensitivity !== undefined && `sensitivity ${percent(found.sensitivity)}`,
     found.specificity !== undefined && `specificity ${percent(found.specificity)}`,
-  ].filter(Boolean).join(", ");
+    !found.region && "no region",
+  ].filter(Boolean).join(" · ");
   return h("li", {}, h("button", {
     type: "button", class: "found", "data-n": n, "aria-pressed": "false",
     on: { mouseenter: () => onPoint(n), mouseleave: () => onPoint(null), focus: () => onPoint(n), blur: () => onPoint(null), click: () => onPick(n) },
@@ -22,7 +24,7 @@ function finding(found, n, { onPoint, onPick }) {
   h("span", { class: "label" }, found.label),
   h("span", { class: "number" }, percent(found.probability)),
   bar(found.probability, found.threshold),
-  h("small", {}, `operating point ${percent(found.threshold)}`, measured && ` · there ${measured}`, !found.region && " · no region"),
+  h("small", { title: "The operating point, and what was measured there" }, measured),
   h("small", {}, [found.code.meaning !== found.label && found.code.meaning, `${found.code.scheme} ${found.code.value}`, `${found.model.name} ${found.model.version}`].filter(Boolean).join(" · "))));
 }
 

@@ -8,6 +8,7 @@
 
 mod entry;
 mod follow;
+mod summary;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,9 +23,8 @@ use tokio::sync::broadcast;
 
 use crate::{DeadLetter, FromRecord, Reason};
 
-pub use entry::{
-    CaseEntry, CaseState, Counts, DeadLetterNote, FindingNote, HeldCase, Show, Summary,
-};
+pub use entry::{CaseEntry, CaseState, HeldCase};
+pub use summary::{Counts, DeadLetterNote, FindingNote, Show, Summary};
 
 /// Updates that a subscriber may fall behind before it is told to read everything anew.
 const UPDATES_HELD: usize = 512;
