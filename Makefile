@@ -1,0 +1,36 @@
+# Duet. `make help` says what there is.
+#
+# One profile and one set of features for everything, so that the world is compiled once.
+
+CARGO ?= cargo
+target = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build lint setup-demo setup-test
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo '  ARGS="…"      for make demo: --exit, --listen ADDR, files and folders of your own'
+
+demo: setup-demo ## Build, fetch sample radiographs, run every service on them, and leave the page up
+	@$(CARGO) build --package duet
+	@.ci/samples
+	@"$(target)/debug/duet" demo $(ARGS)
+
+test: setup-test ## Run every test, those on a real Kafka broker included
+	@$(CARGO) test --workspace
+
+build: setup-demo ## Build the one binary and print its path
+	@$(CARGO) build --package duet
+	@echo "$(target)/debug/duet"
+
+lint: ## Format, lints and documentation, as .ci/run has them
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace
+
+setup-demo:
+	@.ci/setup demo
+
+setup-test:
+	@.ci/setup test
