@@ -1,0 +1,78 @@
+{{/* A value as TOML has it. Helm's own toToml writes every number as a float. */}}
+{{- define "duet.tomlValue" -}}
+{{- if kindIs "map" . -}}
+{ {{- range $i, $key := keys . | sortAlpha }}{{ if $i }},{{ end }} {{ $key }} = {{ include "duet.tomlValue" (index $ $key) }}{{ end }} }
+{{- else if kindIs "float64" . -}}
+{{ if eq (floor .) . }}{{ printf "%.0f" . }}{{ else }}{{ . }}{{ end }}
+{{- else if or (kindIs "string" .) (kindIs "slice" .) -}}
+{{ toJson . }}
+{{- else -}}
+{{ . }}
+{{- end -}}
+{{- end }}
+
+{{- define "duet.tomlSection" -}}
+{{- if .keys }}
+
+[{{ .name }}]
+{{- range $key, $value := .keys }}
+{{ $key }} = {{ include "duet.tomlValue" $value }}
+{{- end }}
+{{- end -}}
+{{- end }}
+
+{{/* duet.toml: what the values set, and nothing else. */}}
+{{- define "duet.toml" -}}
+{{- $kafka := .Values.kafka -}}
+{{- $sections := deepCopy .Values.config -}}
+{{- $_ := set $sections "http" (dict "listen" "0.0.0.0:8080") -}}
+{{- $_ := set $sections "models" (dict "dir" (eq .Values.models.from "image" | ternary "/usr/share/duet/models" "/models")) -}}
+{{- $url := "file:///var/lib/duet/blobs" -}}
+{{- with .Values.blob }}{{ if eq .from "s3" }}{{ $url = printf "s3://%s/%s" .s3.bucket .s3.prefix | trimSuffix "/" }}{{ end }}{{ end -}}
+{{- $_ := set $sections "blob" (dict "url" $url) -}}
+{{- $_ := set $sections "prepare" (merge (dict "pseudonym_key_file" "/etc/duet/pseudonym/key") ($sections.prepare | default dict)) -}}
+{{- if ne $kafka.mode "embedded" -}}
+{{- $keys := dict "bootstrap" (include "duet.bootstrap" .) "topic_prefix" $kafka.topicPrefix "partitions" $kafka.partitions -}}
+{{- $keys = merge $keys (dict "replication_factor" $kafka.replicationFactor "max_message_bytes" $kafka.maxMessageBytes) -}}
+{{- $keys = merge $keys (dict "guarded_retention_hours" $kafka.guardedRetentionHours) -}}
+{{- $_ := set $sections "kafka" $keys -}}
+{{- end -}}
+# Made from the chart's values.
+{{- range $name := keys $sections | sortAlpha }}
+{{- include "duet.tomlSection" (dict "name" $name "keys" (index $sections $name)) }}
+{{- end }}
+{{ end }}
+
+{{/* How Kafka is reached, wherever it comes from: protocol, mechanism and Secrets. */}}
+{{- define "duet.security" -}}
+{{- $kafka := .root.Values.kafka -}}
+{{- if ne $kafka.mode "strimzi" -}}
+{{ toYaml $kafka.security }}
+{{- else -}}
+{{- $user := include "duet.nameOf" . -}}
+{{- $isTls := eq $kafka.strimzi.authentication "tls" -}}
+protocol: {{ $isTls | ternary "ssl" "sasl_ssl" }}
+mechanism: SCRAM-SHA-512
+user: {secret: {{ $isTls | ternary "" $user | quote }}, name: {{ $user }}, passwordKey: password}
+authority: {secret: {{ $kafka.strimzi.cluster }}-cluster-ca-cert, key: ca.crt}
+certificate: {secret: {{ $isTls | ternary $user "" | quote }}, certificateKey: user.crt, privateKey: user.key}
+{{- end -}}
+{{- end }}
+
+{{/* librdkafka's settings for it, as a TOML table. The quotes hold whatever a password may contain. */}}
+{{- define "duet.kafkaProperties" -}}
+{{- $parts := list (printf "\"security.protocol\" = %q" .protocol) -}}
+{{- if hasPrefix "sasl" .protocol -}}
+{{- $parts = append $parts (printf "\"sasl.mechanisms\" = %q" .mechanism) -}}
+{{- $parts = append $parts "\"sasl.username\" = '''$(KAFKA_USERNAME)'''" -}}
+{{- $parts = append $parts "\"sasl.password\" = '''$(KAFKA_PASSWORD)'''" -}}
+{{- end -}}
+{{- if .authority.secret -}}
+{{- $parts = append $parts "\"ssl.ca.location\" = \"/etc/duet/kafka-authority/ca.crt\"" -}}
+{{- end -}}
+{{- if .certificate.secret -}}
+{{- $parts = append $parts "\"ssl.certificate.location\" = \"/etc/duet/kafka-certificate/tls.crt\"" -}}
+{{- $parts = append $parts "\"ssl.key.location\" = \"/etc/duet/kafka-certificate/tls.key\"" -}}
+{{- end -}}
+{ {{ join ", " $parts }} }
+{{- end }}

@@ -1,0 +1,171 @@
+{{/* A pod that runs `duet` with `.args` and the rights of the service `.name`. */}}
+{{- define "duet.pod" -}}
+{{- $v := .root.Values -}}
+{{- $security := include "duet.security" . | fromYaml -}}
+{{- $hasKafka := ne $v.kafka.mode "embedded" -}}
+serviceAccountName: {{ include "duet.fullname" .root }}
+automountServiceAccountToken: false
+# Variables for every Service of the namespace are of no use here.
+enableServiceLinks: false
+{{- with $v.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with $v.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $v.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if and .row.models (eq $v.models.from "fetch") }}
+initContainers:
+  - name: models
+    image: {{ $v.models.fetch.image }}
+    imagePullPolicy: IfNotPresent
+    securityContext: {{- include "duet.confined" . | nindent 6 }}
+    env:
+      - {name: URL, value: {{ $v.models.fetch.url | quote }}}
+      - {name: SHA256, value: {{ $v.models.fetch.sha256 | quote }}}
+    command: [sh, -euc]
+    args:
+      - |
+        curl --fail --silent --show-error --location --retry 5 --output /tmp/models.tar.gz "$URL"
+        if ! echo "$SHA256  /tmp/models.tar.gz" | sha256sum -c - >/dev/null; then
+          echo "models.fetch: $URL has SHA-256 $(sha256sum /tmp/models.tar.gz | cut -d' ' -f1), not $SHA256" >&2
+          exit 1
+        fi
+        tar -xzf /tmp/models.tar.gz -C /models
+    resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {memory: 256Mi}}
+    volumeMounts:
+      - {name: models, mountPath: /models}
+      - {name: tmp, mountPath: /tmp}
+{{- end }}
+containers:
+  - name: duet
+    image: {{ include "duet.image" .root }}
+    imagePullPolicy: {{ $v.image.pullPolicy }}
+    args: {{ toJson .args }}
+    securityContext: {{- include "duet.confined" . | nindent 6 }}
+    env:
+      - {name: DUET_CONFIG, value: /etc/duet/duet.toml}
+      {{- if $hasKafka }}
+      {{- with $security.user }}
+      {{- if .secret }}
+      {{- if .name }}
+      - {name: KAFKA_USERNAME, value: {{ .name }}}
+      {{- else }}
+      - name: KAFKA_USERNAME
+        valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .usernameKey }}}}
+      {{- end }}
+      - name: KAFKA_PASSWORD
+        valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .passwordKey }}}}
+      {{- end }}
+      {{- end }}
+      {{- if ne $security.protocol "plaintext" }}
+      # Not in duet.toml, since a part of it is secret.
+      - name: DUET_KAFKA_PROPERTIES
+        value: {{ include "duet.kafkaProperties" $security | quote }}
+      {{- end }}
+      {{- end }}
+      {{- if eq $v.blob.from "s3" }}
+      {{- with $v.blob.s3 }}
+      - {name: AWS_REGION, value: {{ .region }}}
+      {{- with .endpoint }}
+      - {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
+      {{- if hasPrefix "http://" . }}
+      - {name: AWS_ALLOW_HTTP, value: "true"}
+      {{- end }}
+      {{- end }}
+      {{- if .secret }}
+      - name: AWS_ACCESS_KEY_ID
+        valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .accessKeyIdKey }}}}
+      - name: AWS_SECRET_ACCESS_KEY
+        valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .secretAccessKeyKey }}}}
+      {{- end }}
+      {{- end }}
+      {{- end }}
+    {{- if not .isJob }}
+    ports:
+      - {name: http, containerPort: 8080}
+    # Models are loaded before anything else: five minutes for a slow disk.
+    startupProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 2, failureThreshold: 150}
+    livenessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 10, timeoutSeconds: 3, failureThreshold: 6}
+    readinessProbe: {httpGet: {path: /readyz, port: http}, periodSeconds: 5, timeoutSeconds: 3}
+    {{- if .row.web }}
+    # New requests stop coming first, then the order to stop.
+    lifecycle: {preStop: {sleep: {seconds: 5}}}
+    {{- end }}
+    {{- end }}
+    resources: {{- toYaml .resources | nindent 6 }}
+    volumeMounts:
+      - {name: config, mountPath: /etc/duet/duet.toml, subPath: duet.toml, readOnly: true}
+      - {name: tmp, mountPath: /tmp}
+      {{- if and (eq $v.blob.from "claim") (not .isJob) }}
+      - {name: blobs, mountPath: /var/lib/duet/blobs}
+      {{- end }}
+      {{- if .row.secret }}
+      - {name: pseudonym, mountPath: /etc/duet/pseudonym, readOnly: true}
+      {{- end }}
+      {{- if and .row.models (ne $v.models.from "image") }}
+      - {name: models, mountPath: /models, readOnly: true{{ if eq $v.models.from "claim" }}{{ with $v.models.claim.subPath }}, subPath: {{ . }}{{ end }}{{ end }}}
+      {{- end }}
+      {{- if and $hasKafka $security.authority.secret }}
+      - {name: kafka-authority, mountPath: /etc/duet/kafka-authority, readOnly: true}
+      {{- end }}
+      {{- if and $hasKafka $security.certificate.secret }}
+      - {name: kafka-certificate, mountPath: /etc/duet/kafka-certificate, readOnly: true}
+      {{- end }}
+volumes:
+  - name: config
+    configMap: {name: {{ include "duet.fullname" .root }}-config}
+  - name: tmp
+    emptyDir: {sizeLimit: 1Gi}
+  {{- if and (eq $v.blob.from "claim") (not .isJob) }}
+  - name: blobs
+    persistentVolumeClaim: {claimName: {{ include "duet.blobClaim" .root }}}
+  {{- end }}
+  {{- if .row.secret }}
+  - name: pseudonym
+    secret:
+      secretName: {{ $v.pseudonymKey.secret }}
+      items: [{key: {{ $v.pseudonymKey.key }}, path: key}]
+      defaultMode: 0440
+  {{- end }}
+  {{- if and .row.models (eq $v.models.from "claim") }}
+  - name: models
+    persistentVolumeClaim: {claimName: {{ $v.models.claim.name }}, readOnly: true}
+  {{- else if and .row.models (eq $v.models.from "fetch") }}
+  - name: models
+    emptyDir: {sizeLimit: 4Gi}
+  {{- end }}
+  {{- with $security.authority }}
+  {{- if and $hasKafka .secret }}
+  - name: kafka-authority
+    secret: {secretName: {{ .secret }}, items: [{key: {{ .key }}, path: ca.crt}], defaultMode: 0440}
+  {{- end }}
+  {{- end }}
+  {{- with $security.certificate }}
+  {{- if and $hasKafka .secret }}
+  - name: kafka-certificate
+    secret:
+      secretName: {{ .secret }}
+      items: [{key: {{ .certificateKey }}, path: tls.crt}, {key: {{ .privateKey }}, path: tls.key}]
+      defaultMode: 0440
+  {{- end }}
+  {{- end }}
+{{- end }}
+
+{{- define "duet.confined" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
