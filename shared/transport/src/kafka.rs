@@ -34,7 +34,6 @@ use self::{
     probe::{Probe, blocking, unusable},
     shared::{Limits, Shared},
     source::{Client, Poller, Watch},
-    trouble::Trouble,
 };
 use crate::{Broker, Exchange, Sink, Source, Start, TopicDescription, TransportError};
 
@@ -61,11 +60,7 @@ impl KafkaBroker {
     /// A consumer that is named `group` and does nothing yet.
     fn consumer(config: &KafkaConfig, group: &str) -> Result<Arc<Client>, TransportError> {
         let limits = Limits { records: BUFFER_RECORDS, bytes: BUFFER_BYTES };
-        let watch = Watch {
-            config: config.clone(),
-            shared: Arc::new(Shared::new(limits)),
-            trouble: Arc::new(Trouble::new(&config.bootstrap)),
-        };
+        let watch = Watch::new(config, Shared::new(limits));
         let consumer = config.consumer(group).create_with_context(watch);
         Ok(Arc::new(consumer.map_err(|error| unusable(&error))?))
     }

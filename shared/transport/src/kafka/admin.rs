@@ -80,6 +80,12 @@ pub(super) async fn create(config: &KafkaConfig) -> Result<Vec<Topic>, Transport
             }
         }
     }
+    // Returns when the cluster knows them.
+    let (config, topics) = (config.clone(), created.clone());
+    blocking(move || {
+        Probe::open(&config)?.require_within(config.request_timeout(), &topics).map(|_| ())
+    })
+    .await?;
     Ok(created)
 }
 

@@ -21,6 +21,8 @@ use crate::TransportError;
 
 /// How long a single question waits before the client's own words are read.
 const SLICE: Duration = Duration::from_secs(1);
+/// How long a topic may be missing before it is: one that was created a moment ago is not known to every broker yet.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A client that belongs to no group and reads nothing. Its calls block.
 pub(super) struct Probe {
@@ -113,9 +115,9 @@ impl Probe {
             Some(Code::TopicAuthorizationFailed) => Err(TransportError::Refused {
                 reason: format!("this principal may not describe topic {name}"),
             }),
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) | None => {
-                Ok(Found { topic, name, partitions })
-            }
+            // One that was created a moment ago has no leader yet.
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::LeaderNotAvailable)
+            | None => Ok(Found { topic, name, partitions }),
             Some(code) => Err(self.trouble.explain(&KafkaError::MetadataFetch(code))),
         }
     }
@@ -126,10 +128,29 @@ impl Probe {
     ///
     /// As [`Probe::find`], and [`TransportError::UnknownTopic`].
     pub(super) fn require(&self, topics: &[Topic]) -> Result<Vec<Found>, TransportError> {
-        let found = self.find(topics)?;
-        match found.iter().find(|found| found.partitions.is_empty()) {
-            Some(missing) => Err(TransportError::UnknownTopic { topic: missing.name.clone() }),
-            None => Ok(found),
+        self.require_within(GRACE, topics)
+    }
+
+    /// As [`Probe::require`], with `limit` for topics to appear.
+    ///
+    /// # Errors
+    ///
+    /// As [`Probe::require`].
+    pub(super) fn require_within(
+        &self,
+        limit: Duration,
+        topics: &[Topic],
+    ) -> Result<Vec<Found>, TransportError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let found = self.find(topics)?;
+            match found.iter().find(|found| found.partitions.is_empty()) {
+                None => return Ok(found),
+                Some(missing) if Instant::now() >= deadline => {
+                    return Err(TransportError::UnknownTopic { topic: missing.name.clone() });
+                }
+                Some(_) => sleep(Duration::from_millis(50)),
+            }
         }
     }
 

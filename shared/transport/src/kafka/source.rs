@@ -2,7 +2,10 @@
 //! partitions; records wait in a bounded buffer.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +15,7 @@ use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
-    error::{KafkaError, KafkaResult},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
     message::Message,
 };
 use tracing::{debug, info, warn};
@@ -41,9 +44,31 @@ pub(super) struct Watch {
     pub(super) config: KafkaConfig,
     pub(super) shared: Arc<Shared>,
     pub(super) trouble: Arc<Trouble>,
+    /// How often in a row the client told of no connection.
+    silent: AtomicU32,
 }
 
 impl Watch {
+    pub(super) fn new(config: &KafkaConfig, shared: Shared) -> Self {
+        Self {
+            config: config.clone(),
+            shared: Arc::new(shared),
+            trouble: Arc::new(Trouble::new(&config.bootstrap)),
+            silent: AtomicU32::new(0),
+        }
+    }
+
+    /// The client's own word for it does not come where a broker closed its connections in good order.
+    fn observe_connections(&self, statistics: &Statistics) {
+        let mut brokers = statistics.brokers.values().filter(|broker| broker.source != "internal");
+        if brokers.any(|broker| broker.state == "UP") {
+            self.silent.store(0, Ordering::Relaxed);
+            self.trouble.broker_is_up();
+        } else if self.silent.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.trouble.note(Code::AllBrokersDown, "there is no connection");
+        }
+    }
+
     fn places(&self, list: &TopicPartitionList) -> Vec<Place> {
         let elements = list.elements();
         let place = |e: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
@@ -65,9 +90,7 @@ impl ClientContext for Watch {
     }
 
     fn stats(&self, statistics: Statistics) {
-        if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
-            self.trouble.broker_is_up();
-        }
+        self.observe_connections(&statistics);
         let lag = self.shared.positions().into_iter().filter_map(|(place, handed, waiting)| {
             let (topic, partition) = place;
             let stats = statistics

@@ -1,0 +1,3 @@
+//! End to end, in one binary so that the world is linked once.
+
+mod transport;
