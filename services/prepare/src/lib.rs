@@ -33,6 +33,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { limits: Limits::default(), retain_patient_characteristics: true, pseudonym_key_file: None }
+        Self {
+            limits: Limits::default(),
+            retain_patient_characteristics: true,
+            pseudonym_key_file: None,
+        }
     }
 }

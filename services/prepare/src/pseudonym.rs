@@ -66,7 +66,8 @@ impl PseudonymKey {
     /// Where the text is anything else.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         let mut bytes = [0; 32];
-        hex::decode_to_slice(text.trim(), &mut bytes).map_err(|_| KeyError::NotAKey { path: None })?;
+        hex::decode_to_slice(text.trim(), &mut bytes)
+            .map_err(|_| KeyError::NotAKey { path: None })?;
         Ok(Self(bytes))
     }
 
@@ -77,9 +78,13 @@ impl PseudonymKey {
     ///
     /// Where the file holds no key, or cannot be read or made.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
-        let failed = |action| move |source| KeyError::File { path: path.to_owned(), action, source };
+        let failed =
+            |action| move |source| KeyError::File { path: path.to_owned(), action, source };
         match fs::read_to_string(path) {
-            Ok(text) => return Self::from_hex(&text).map_err(|_| KeyError::NotAKey { path: Some(path.to_owned()) }),
+            Ok(text) => {
+                return Self::from_hex(&text)
+                    .map_err(|_| KeyError::NotAKey { path: Some(path.to_owned()) });
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("read")(error)),
         }
@@ -88,16 +93,25 @@ impl PseudonymKey {
             fs::create_dir_all(folder).map_err(failed("made"))?;
         }
         // Written whole beside its place and linked there: another process sees all of it or nothing, and the first one wins.
-        let own = path.with_extension(format!("new-{}-{:08x}", std::process::id(), u32::from_be_bytes(Self::random()?.head())));
-        let written = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&own).and_then(|mut file| {
-            writeln!(file, "{}", hex::encode(key.0))?;
-            file.sync_all()
-        });
+        let own = path.with_extension(format!(
+            "new-{}-{:08x}",
+            std::process::id(),
+            u32::from_be_bytes(Self::random()?.head())
+        ));
+        let written =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&own).and_then(
+                |mut file| {
+                    writeln!(file, "{}", hex::encode(key.0))?;
+                    file.sync_all()
+                },
+            );
         let linked = written.and_then(|()| fs::hard_link(&own, path));
         let removed = fs::remove_file(&own);
         match linked {
             Ok(()) => removed.map(|()| key).map_err(failed("made")),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::load_or_create(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Self::load_or_create(path)
+            }
             Err(error) => Err(failed("made")(error)),
         }
     }
@@ -141,7 +155,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys/pseudonym.key");
         let keys: Vec<_> = std::thread::scope(|scope| {
-            let makers: Vec<_> = (0..8).map(|_| scope.spawn(|| PseudonymKey::load_or_create(&path).unwrap().0)).collect();
+            let makers: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| PseudonymKey::load_or_create(&path).unwrap().0))
+                .collect();
             makers.into_iter().map(|maker| maker.join().unwrap()).collect()
         });
         assert!(keys.iter().all(|key| *key == keys[0]));

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use duet_blob::BlobStore;
-use duet_case::{Assessment, Case, CaseId, PatientContext, Rendition, SCHEMA_VERSION, Source, StudyKey, Topic};
+use duet_case::{
+    Assessment, Case, CaseId, PatientContext, Rendition, SCHEMA_VERSION, Source, StudyKey, Topic,
+};
 use duet_imaging::{Prepared, prepare};
 use duet_stage::{FromRecord, Outcome, Reason, Stage, compute};
 use duet_transport::Record;
@@ -23,7 +25,10 @@ pub struct RawImage {
 
 impl FromRecord for RawImage {
     fn from_record(record: &Record) -> Result<Self, Reason> {
-        Ok(Self { bytes: record.value.clone(), received_at: record.timestamp.unwrap_or_else(Utc::now) })
+        Ok(Self {
+            bytes: record.value.clone(),
+            received_at: record.timestamp.unwrap_or_else(Utc::now),
+        })
     }
 
     fn case_id(&self) -> CaseId {
@@ -56,14 +61,29 @@ impl Prepare {
             Prepared::NoPixels { source, identifiers, reason } => {
                 let study = self.key.study(identifiers.study_instance_uid.as_deref(), &id);
                 let mut case = self.case(id, study, image.received_at, source);
-                case.assessment = Some(Assessment { models: Vec::new(), scores: Vec::new(), reason: Some(reason) });
+                case.assessment = Some(Assessment {
+                    models: Vec::new(),
+                    scores: Vec::new(),
+                    reason: Some(reason),
+                });
                 Outcome::Emit(case, Topic::OutOfScope)
             }
-            Prepared::Picture { source, identifiers, rendition_png, width, height, scale, window, inverted } => {
+            Prepared::Picture {
+                source,
+                identifiers,
+                rendition_png,
+                width,
+                height,
+                scale,
+                window,
+                inverted,
+            } => {
                 // The blob before the record that names it.
                 let blob = match self.blobs.put(rendition_png.into(), "image/png").await {
                     Ok(blob) => blob,
-                    Err(error) if error.is_transient() => return Outcome::Retry(Reason::of("blob_store", &error)),
+                    Err(error) if error.is_transient() => {
+                        return Outcome::Retry(Reason::of("blob_store", &error));
+                    }
                     Err(error) => return Outcome::Reject(Reason::of("blob_store", &error)),
                 };
                 let study = self.key.study(identifiers.study_instance_uid.as_deref(), &id);
@@ -74,7 +94,13 @@ impl Prepare {
         }
     }
 
-    fn case(&self, id: CaseId, study: StudyKey, received_at: DateTime<Utc>, mut source: Source) -> Case {
+    fn case(
+        &self,
+        id: CaseId,
+        study: StudyKey,
+        received_at: DateTime<Utc>,
+        mut source: Source,
+    ) -> Case {
         if !self.config.retain_patient_characteristics {
             source.patient = PatientContext::default();
         }
@@ -134,7 +160,11 @@ mod tests {
             match (input.expect, outcome) {
                 (Expect::Report, Outcome::Emit(case, Topic::Prepared)) => {
                     let rendition = case.rendition.expect("a rendition");
-                    assert!(stage.blobs.get(rendition.blob.sha256, 8 << 20).await.is_ok(), "{}", input.name);
+                    assert!(
+                        stage.blobs.get(rendition.blob.sha256, 8 << 20).await.is_ok(),
+                        "{}",
+                        input.name
+                    );
                 }
                 (Expect::OutOfScope, Outcome::Emit(case, Topic::OutOfScope)) => {
                     assert!(case.assessment.and_then(|a| a.reason).is_some(), "{}", input.name);
@@ -151,11 +181,16 @@ mod tests {
     #[tokio::test]
     async fn one_study_has_one_key_and_no_identifier_comes_out() {
         let marked = |seed, instance: &str| {
-            let options = DicomOptions { sop_instance_uid: instance.into(), ..DicomOptions::marked() };
+            let options =
+                DicomOptions { sop_instance_uid: instance.into(), ..DicomOptions::marked() };
             phantoms::dicom(&phantoms::chest(seed, 256, 256), &options)
         };
         let stage = stage(Config::default());
-        let batch = vec![image(marked(1, "1.2.3.1")), image(marked(2, "1.2.3.2")), image(marked(1, "1.2.3.1"))];
+        let batch = vec![
+            image(marked(1, "1.2.3.1")),
+            image(marked(2, "1.2.3.2")),
+            image(marked(1, "1.2.3.1")),
+        ];
         let cases: Vec<Case> = stage
             .process(batch)
             .await
@@ -179,15 +214,28 @@ mod tests {
     #[tokio::test]
     async fn patient_characteristics_go_where_they_are_not_wanted() {
         let stage = stage(Config { retain_patient_characteristics: false, ..Config::default() });
-        let bytes = phantoms::dicom(&phantoms::chest(1, 128, 128), &DicomOptions { syntax: Syntax::Implicit, ..DicomOptions::marked() });
-        let Some(Outcome::Emit(case, _)) = stage.process(vec![image(bytes)]).await.pop() else { panic!("no case") };
+        let bytes = phantoms::dicom(
+            &phantoms::chest(1, 128, 128),
+            &DicomOptions { syntax: Syntax::Implicit, ..DicomOptions::marked() },
+        );
+        let Some(Outcome::Emit(case, _)) = stage.process(vec![image(bytes)]).await.pop() else {
+            panic!("no case")
+        };
         assert_eq!(case.source.patient, PatientContext::default());
     }
 
     #[test]
     fn configuration_has_safe_defaults_and_refuses_unknown_keys() {
         assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
-        assert_eq!(toml::from_str::<Config>("[limits]\nmax_frames = 3").unwrap().limits.max_frames, 3);
-        assert!(toml::from_str::<Config>("[limits]\nmax_frame = 3").unwrap_err().to_string().contains("max_frame"));
+        assert_eq!(
+            toml::from_str::<Config>("[limits]\nmax_frames = 3").unwrap().limits.max_frames,
+            3
+        );
+        assert!(
+            toml::from_str::<Config>("[limits]\nmax_frame = 3")
+                .unwrap_err()
+                .to_string()
+                .contains("max_frame")
+        );
     }
 }

@@ -69,7 +69,10 @@ const SIDE: u32 = LONG_SIDE;
 pub fn annotate(rendition: &GrayImage, notes: &AnnotationSpec) -> RgbImage {
     let shown = enlarged(rendition);
     let (width, height) = shown.dimensions();
-    let scale = [f64::from(width) / f64::from(rendition.width().max(1)), f64::from(height) / f64::from(rendition.height().max(1))];
+    let scale = [
+        f64::from(width) / f64::from(rendition.width().max(1)),
+        f64::from(height) / f64::from(rendition.height().max(1)),
+    ];
     let pen = Pen::new();
     // Colours go to findings alone, so that the first six never share one.
     let mut coloured = 0;
@@ -86,15 +89,23 @@ pub fn annotate(rendition: &GrayImage, notes: &AnnotationSpec) -> RgbImage {
     let panel = panel::Panel::new(&pen, notes, &colours);
     let mut canvas = Canvas::new(width + panel::WIDTH, height.max(panel.height()));
     canvas.picture(&shown);
-    let drawn: Vec<(&AnnotatedFinding, Rgb<u8>)> =
-        notes.findings.iter().zip(&colours).filter_map(|(finding, colour)| Some((finding, (*colour)?))).collect();
+    let drawn: Vec<(&AnnotatedFinding, Rgb<u8>)> = notes
+        .findings
+        .iter()
+        .zip(&colours)
+        .filter_map(|(finding, colour)| Some((finding, (*colour)?)))
+        .collect();
     for (finding, colour) in &drawn {
-        if let Some(heat) = finding.heat.as_ref().filter(|heat| heat.dimensions() == rendition.dimensions()) {
+        if let Some(heat) =
+            finding.heat.as_ref().filter(|heat| heat.dimensions() == rendition.dimensions())
+        {
             canvas.glow(&enlarged(heat), *colour);
         }
     }
     let rings = |finding: &AnnotatedFinding| -> Vec<Vec<[f64; 2]>> {
-        let scaled = |ring: &Vec<[f64; 2]>| ring.iter().map(|p| [p[0] * scale[0], p[1] * scale[1]]).collect();
+        let scaled = |ring: &Vec<[f64; 2]>| {
+            ring.iter().map(|p| [p[0] * scale[0], p[1] * scale[1]]).collect()
+        };
         finding.contours.iter().map(scaled).collect()
     };
     for (finding, colour) in &drawn {
@@ -138,30 +149,61 @@ fn enlarged(grey: &GrayImage) -> GrayImage {
     if long == SIDE {
         return grey.clone();
     }
-    let side = |side: u32| ((f64::from(side) * f64::from(SIDE) / f64::from(long)).round() as u32).clamp(1, SIDE);
+    let side = |side: u32| {
+        ((f64::from(side) * f64::from(SIDE) / f64::from(long)).round() as u32).clamp(1, SIDE)
+    };
     let target = (side(width), side(height));
     let pixels = grey.as_raw();
-    let values = resample(|index| pixels.get(index).copied().unwrap_or_default().into(), (width, height), target);
-    GrayImage::from_raw(target.0, target.1, values.into_iter().map(|value| value.round() as u8).collect())
-        .unwrap_or_else(|| GrayImage::new(target.0, target.1))
+    let values = resample(
+        |index| pixels.get(index).copied().unwrap_or_default().into(),
+        (width, height),
+        target,
+    );
+    GrayImage::from_raw(
+        target.0,
+        target.1,
+        values.into_iter().map(|value| value.round() as u8).collect(),
+    )
+    .unwrap_or_else(|| GrayImage::new(target.0, target.1))
 }
 
 /// The notice within the picture itself, which a crop of the panel would not take away.
 fn notice_strip(canvas: &mut Canvas, pen: &Pen, notice: &str, frame: Rect) -> Rect {
     let size = 17.0;
     let text = pen.fitted(notice, Face::Regular, size, frame.width - 24.0);
-    let strip = Rect { x: 6.0, y: frame.height - 32.0, width: pen.width(&text, Face::Regular, size) + 16.0, height: 26.0 };
+    let strip = Rect {
+        x: 6.0,
+        y: frame.height - 32.0,
+        width: pen.width(&text, Face::Regular, size) + 16.0,
+        height: 26.0,
+    };
     canvas.plate(strip, Rgb([0, 0, 0]), 0.6);
-    pen.write(canvas, &text, Face::Regular, size, (strip.x + 8.0, strip.y + 19.0), Rgb([0xE8, 0xD9, 0xA8]));
+    pen.write(
+        canvas,
+        &text,
+        Face::Regular,
+        size,
+        (strip.x + 8.0, strip.y + 19.0),
+        Rgb([0xE8, 0xD9, 0xA8]),
+    );
     strip
 }
 
 /// The label beside a region.
-fn tag(canvas: &mut Canvas, pen: &Pen, finding: &AnnotatedFinding, colour: Rgb<u8>, region: Rect, frame: Rect, taken: &mut Vec<Rect>) {
+fn tag(
+    canvas: &mut Canvas,
+    pen: &Pen,
+    finding: &AnnotatedFinding,
+    colour: Rgb<u8>,
+    region: Rect,
+    frame: Rect,
+    taken: &mut Vec<Rect>,
+) {
     let size = 22.0;
     let share = per_cent(finding.probability);
     let share_width = pen.width(&share, Face::Regular, size);
-    let label = pen.fitted(&finding.label, Face::Bold, size, (frame.width - share_width - 60.0).max(40.0));
+    let label =
+        pen.fitted(&finding.label, Face::Bold, size, (frame.width - share_width - 60.0).max(40.0));
     let label_width = pen.width(&label, Face::Bold, size);
     let plate = (label_width + share_width + 38.0, 34.0);
     let at = place::free(region, plate, frame, taken);
@@ -198,7 +240,11 @@ mod tests {
         vec![[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
     }
 
-    fn has(picture: &RgbImage, colour: Rgb<u8>, (x, y, width, height): (u32, u32, u32, u32)) -> bool {
+    fn has(
+        picture: &RgbImage,
+        colour: Rgb<u8>,
+        (x, y, width, height): (u32, u32, u32, u32),
+    ) -> bool {
         (y..y + height).any(|y| (x..x + width).any(|x| *picture.get_pixel(x, y) == colour))
     }
 
@@ -207,7 +253,14 @@ mod tests {
         for side in [128, 512, 1024] {
             let grey = GrayImage::from_pixel(side, side, image::Luma([90]));
             let scale = 1024.0 / f64::from(side);
-            let picture = annotate(&grey, &spec(vec![finding("Mass", 0.9, vec![square(500.0 / scale, 400.0 / scale, 200.0 / scale)])]));
+            let picture = annotate(
+                &grey,
+                &spec(vec![finding(
+                    "Mass",
+                    0.9,
+                    vec![square(500.0 / scale, 400.0 / scale, 200.0 / scale)],
+                )]),
+            );
             assert!(picture.width() > 1024 && picture.height() >= 1024);
             assert!(has(&picture, COLOURS[0], (497, 480, 7, 40)), "left edge at {side}");
             assert!(!has(&picture, COLOURS[0], (560, 460, 80, 80)), "inside at {side}");
@@ -217,20 +270,35 @@ mod tests {
     #[test]
     fn what_is_below_its_operating_point_is_listed_and_not_drawn() {
         let grey = GrayImage::new(1024, 1024);
-        let below = annotate(&grey, &spec(vec![finding("Mass", 0.1, vec![square(300.0, 300.0, 300.0)])]));
+        let below =
+            annotate(&grey, &spec(vec![finding("Mass", 0.1, vec![square(300.0, 300.0, 300.0)])]));
         let nothing = annotate(&grey, &spec(vec![]));
-        let left = |picture: &RgbImage| image::imageops::crop_imm(picture, 0, 0, 1024, 1024).to_image();
+        let left =
+            |picture: &RgbImage| image::imageops::crop_imm(picture, 0, 0, 1024, 1024).to_image();
         assert_eq!(left(&below), left(&nothing));
         assert_ne!(below, nothing);
     }
 
     #[test]
     fn any_shape_and_any_text_is_drawn() {
-        let long = "An exceedingly long label that no manifest should have, and yet 漢字 \u{202e}\n".repeat(4);
-        let mut findings: Vec<_> = (0..15).map(|n| finding(&long, 0.5 + f64::from(n) / 40.0, vec![square(10.0, 5.0, 20.0)])).collect();
-        findings.push(finding("", f64::NAN, vec![vec![], vec![[f64::NAN, 1e300]], vec![[-1e9, 0.0], [1e9, 5.0], [3.0, 1e12]]]));
+        let long =
+            "An exceedingly long label that no manifest should have, and yet 漢字 \u{202e}\n"
+                .repeat(4);
+        let mut findings: Vec<_> = (0..15)
+            .map(|n| finding(&long, 0.5 + f64::from(n) / 40.0, vec![square(10.0, 5.0, 20.0)]))
+            .collect();
+        findings.push(finding(
+            "",
+            f64::NAN,
+            vec![vec![], vec![[f64::NAN, 1e300]], vec![[-1e9, 0.0], [1e9, 5.0], [3.0, 1e12]]],
+        ));
         for (width, height) in [(1, 1), (1024, 7), (5, 1024), (300, 900)] {
-            let notes = AnnotationSpec { headline: long.clone(), lines: vec![long.clone(); 20], models: vec![long.clone(); 5], ..spec(findings.clone()) };
+            let notes = AnnotationSpec {
+                headline: long.clone(),
+                lines: vec![long.clone(); 20],
+                models: vec![long.clone(); 5],
+                ..spec(findings.clone())
+            };
             let picture = annotate(&GrayImage::new(width, height), &notes);
             assert!(picture.width() >= 400 && picture.height() <= 8192);
         }

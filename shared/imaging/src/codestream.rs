@@ -14,6 +14,8 @@ pub(crate) struct Shape {
     pub(crate) planar: bool,
     /// JPEG only: coded by cosine transform, and so with loss.
     pub(crate) cosine: bool,
+    /// JPEG only: a JFIF or Adobe segment says what the components are.
+    pub(crate) tells_colour: bool,
 }
 
 struct Reader<'a> {
@@ -27,7 +29,12 @@ impl<'a> Reader<'a> {
         let end = self.at.saturating_add(N);
         let piece = self.bytes.get(self.at..end).and_then(|piece| piece.try_into().ok());
         self.at = end;
-        piece.ok_or_else(|| PrepareError::truncated(format!("the {} stream ends inside its header: send the file again, whole", self.what)))
+        piece.ok_or_else(|| {
+            PrepareError::truncated(format!(
+                "the {} stream ends inside its header: send the file again, whole",
+                self.what
+            ))
+        })
     }
 
     fn u8(&mut self) -> Result<u8, PrepareError> {
@@ -58,7 +65,15 @@ pub(crate) fn png(bytes: &[u8]) -> Result<Shape, PrepareError> {
         6 => 4,
         _ => return Err(PrepareError::corrupt("the PNG file has an unknown colour type")),
     };
-    Ok(Shape { width, height, components, precision: depth.into(), planar: false, cosine: false })
+    Ok(Shape {
+        width,
+        height,
+        components,
+        precision: depth.into(),
+        planar: false,
+        cosine: false,
+        tells_colour: false,
+    })
 }
 
 /// A JPEG stream's frame header, and where its scan begins. Reads JPEG-LS as well, whose markers are laid out alike.
@@ -68,6 +83,7 @@ pub(crate) fn jpeg(bytes: &[u8]) -> Result<(Shape, usize), PrepareError> {
         return Err(PrepareError::corrupt("the JPEG stream does not begin with its start marker"));
     }
     let mut shape: Option<Shape> = None;
+    let mut tells_colour = false;
     loop {
         if reader.u8()? != 0xFF {
             return Err(PrepareError::corrupt("the JPEG stream has no marker where one should be"));
@@ -85,22 +101,30 @@ pub(crate) fn jpeg(bytes: &[u8]) -> Result<(Shape, usize), PrepareError> {
         let length = usize::from(reader.u16()?);
         let next = (reader.at - 2).saturating_add(length.max(2));
         match marker {
+            0xE0 | 0xEE => tells_colour = true,
             // Frame headers; C4, C8 and CC are tables and extensions. F7 is JPEG-LS.
             0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF | 0xF7 => {
-                let (precision, height, width, components) = (reader.u8()?, reader.u16()?, reader.u16()?, reader.u8()?);
+                let (precision, height, width, components) =
+                    (reader.u8()?, reader.u16()?, reader.u16()?, reader.u8()?);
                 shape = Some(Shape {
                     width: width.into(),
                     height: height.into(),
                     components: components.into(),
                     precision: precision.into(),
                     planar: false,
+                    tells_colour: false,
                     cosine: !matches!(marker, 0xC3 | 0xC7 | 0xCB | 0xCF | 0xF7),
                 });
             }
             0xDA => {
                 let in_scan = u16::from(reader.u8()?);
-                let shape = shape.ok_or_else(|| PrepareError::corrupt("the JPEG stream has a scan and no frame header"))?;
-                return Ok((Shape { planar: in_scan < shape.components, ..shape }, next));
+                let shape = shape.ok_or_else(|| {
+                    PrepareError::corrupt("the JPEG stream has a scan and no frame header")
+                })?;
+                return Ok((
+                    Shape { planar: in_scan < shape.components, tells_colour, ..shape },
+                    next,
+                ));
             }
             _ => {}
         }
@@ -122,21 +146,41 @@ pub(crate) fn jpeg_2000(bytes: &[u8]) -> Result<Shape, PrepareError> {
     };
     let mut reader = Reader { bytes, at: at + START.len(), what: "JPEG 2000" };
     let (_length, _capabilities) = (reader.u16()?, reader.u16()?);
-    let [x1, y1, x0, y0, tile_w, tile_h, _, _] =
-        [reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?];
+    let [x1, y1, x0, y0, tile_w, tile_h, _, _] = [
+        reader.u32()?,
+        reader.u32()?,
+        reader.u32()?,
+        reader.u32()?,
+        reader.u32()?,
+        reader.u32()?,
+        reader.u32()?,
+        reader.u32()?,
+    ];
     let components = reader.u16()?;
     let precision = u16::from(reader.u8()? & 0x7F) + 1;
     let (dx, dy) = (reader.u8()?, reader.u8()?);
     let (width, height) = (x1.saturating_sub(x0), y1.saturating_sub(y0));
     if tile_w == 0 || tile_h == 0 || dx != 1 || dy != 1 {
-        return Err(PrepareError::unsupported("the JPEG 2000 frame is subsampled or has empty tiles"));
+        return Err(PrepareError::unsupported(
+            "the JPEG 2000 frame is subsampled or has empty tiles",
+        ));
     }
     // The decoder keeps some kilobytes for every tile, whether it is there or not.
     let tiles = u64::from(x1.div_ceil(tile_w)) * u64::from(y1.div_ceil(tile_h));
     if tiles > 4096 {
-        return Err(PrepareError::over_limit(format!("the JPEG 2000 frame has {tiles} tiles; the limit is 4096")));
+        return Err(PrepareError::over_limit(format!(
+            "the JPEG 2000 frame has {tiles} tiles; the limit is 4096"
+        )));
     }
-    Ok(Shape { width, height, components, precision, planar: false, cosine: false })
+    Ok(Shape {
+        width,
+        height,
+        components,
+        precision,
+        planar: false,
+        cosine: false,
+        tells_colour: false,
+    })
 }
 
 /// A JPEG XL codestream's size header (ISO/IEC 18181-1), bare or in its container. Gives width and height.
@@ -192,7 +236,9 @@ impl Bits<'_> {
     fn take(&mut self, count: u32) -> Result<u64, PrepareError> {
         let mut value = 0;
         for shift in 0..count {
-            let byte = self.bytes.get(self.bit / 8).ok_or_else(|| PrepareError::truncated("the JPEG XL frame ends inside its header"))?;
+            let byte = self.bytes.get(self.bit / 8).ok_or_else(|| {
+                PrepareError::truncated("the JPEG XL frame ends inside its header")
+            })?;
             value |= u64::from(byte >> (self.bit % 8) & 1) << shift;
             self.bit += 1;
         }

@@ -9,11 +9,12 @@ mod describe;
 mod frame;
 mod grey;
 mod lut;
+mod stream;
 
 use std::{borrow::Cow, io::Read as _};
 
-use dicom_dictionary_std::{StandardSopClassDictionary, tags};
 use dicom_core::dictionary::{UidDictionary as _, UidDictionaryEntry as _};
+use dicom_dictionary_std::{StandardSopClassDictionary, tags};
 use duet_case::Source;
 
 use crate::{
@@ -33,15 +34,24 @@ const IMPLICIT_LITTLE: &str = "1.2.840.10008.1.2";
 const EXPLICIT_LITTLE: &str = "1.2.840.10008.1.2.1";
 const EXPLICIT_BIG: &str = "1.2.840.10008.1.2.2";
 /// The transfer syntaxes whose whole data set is deflated: the plain one and two that only refer to pixels.
-const DEFLATED: [&str; 3] = ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"];
+const DEFLATED: [&str; 3] =
+    ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"];
 
 /// Reads a DICOM file. `meta_at` is where its file meta group starts: behind `DICM`, or at 0.
-pub(crate) fn read(bytes: &[u8], meta_at: usize, source: Source, limits: &Limits) -> Result<Dicom, PrepareError> {
+pub(crate) fn read(
+    bytes: &[u8],
+    meta_at: usize,
+    source: Source,
+    limits: &Limits,
+) -> Result<Dicom, PrepareError> {
     let (meta, body_at) = guard::walk_meta(bytes, meta_at, limits)?;
-    let declared = Attributes::parse(bytes, &meta, Encoding::EXPLICIT_LITTLE)?.text(tags::TRANSFER_SYNTAX_UID);
+    let declared =
+        Attributes::parse(bytes, &meta, Encoding::EXPLICIT_LITTLE)?.text(tags::TRANSFER_SYNTAX_UID);
     let body = bytes.get(body_at..).unwrap_or_default();
     let body: Cow<'_, [u8]> = match &declared {
-        Some(uid) if DEFLATED.contains(&uid.as_str()) => Cow::Owned(inflate(body, limits.max_bytes)?),
+        Some(uid) if DEFLATED.contains(&uid.as_str()) => {
+            Cow::Owned(inflate(body, limits.max_bytes)?)
+        }
         _ => Cow::Borrowed(body),
     };
     let mut notes = Vec::new();
@@ -76,7 +86,10 @@ fn inflate(deflated: &[u8], max_bytes: u64) -> Result<Vec<u8>, PrepareError> {
     flate2::read::DeflateDecoder::new(deflated)
         .take(max_bytes.saturating_add(1))
         .read_to_end(&mut inflated)
-        .map_err(|error| PrepareError::corrupt("the deflated data set cannot be inflated: the file is damaged").because(error))?;
+        .map_err(|error| {
+            PrepareError::corrupt("the deflated data set cannot be inflated: the file is damaged")
+                .because(error)
+        })?;
     if inflated.len() as u64 > max_bytes {
         return Err(PrepareError::over_limit(format!(
             "the deflated data set inflates to more than {max_bytes} bytes (limits.max_bytes)"
@@ -86,7 +99,11 @@ fn inflate(deflated: &[u8], max_bytes: u64) -> Result<Vec<u8>, PrepareError> {
 }
 
 /// How the data set is written: as declared, unless its first element plainly says otherwise, which some writers' do.
-fn encoding(declared: Option<&str>, body: &[u8], notes: &mut Vec<String>) -> Result<Encoding, PrepareError> {
+fn encoding(
+    declared: Option<&str>,
+    body: &[u8],
+    notes: &mut Vec<String>,
+) -> Result<Encoding, PrepareError> {
     let looks_explicit = body.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase));
     match declared {
         Some(EXPLICIT_BIG) => Ok(Encoding::EXPLICIT_BIG),
@@ -116,7 +133,10 @@ fn undeclared(encoding: Encoding) -> &'static str {
 }
 
 /// Why there are no pixels, where there are none by intent.
-fn without_pixels(attributes: &Attributes, outline: &Outline) -> Result<Option<String>, PrepareError> {
+fn without_pixels(
+    attributes: &Attributes,
+    outline: &Outline,
+) -> Result<Option<String>, PrepareError> {
     if outline.pixels.is_some() {
         return Ok(None);
     }
@@ -126,10 +146,17 @@ fn without_pixels(attributes: &Attributes, outline: &Outline) -> Result<Option<S
         ));
     }
     if outline.elements.is_empty() {
-        return Err(PrepareError::truncated("the DICOM file ends before its data set: send it again, whole"));
+        return Err(PrepareError::truncated(
+            "the DICOM file ends before its data set: send it again, whole",
+        ));
     }
-    let class = attributes.text(tags::SOP_CLASS_UID).or_else(|| attributes.text(tags::MEDIA_STORAGE_SOP_CLASS_UID));
-    let name = class.as_deref().and_then(|uid| StandardSopClassDictionary.by_uid(uid)).map(|entry| entry.name());
+    let class = attributes
+        .text(tags::SOP_CLASS_UID)
+        .or_else(|| attributes.text(tags::MEDIA_STORAGE_SOP_CLASS_UID));
+    let name = class
+        .as_deref()
+        .and_then(|uid| StandardSopClassDictionary.by_uid(uid))
+        .map(|entry| entry.name());
     let directory = attributes.has(tags::DIRECTORY_RECORD_SEQUENCE);
     Ok(Some(match name {
         Some(name) => format!("not an image: a DICOM object of class {name} without pixel data"),
@@ -137,4 +164,3 @@ fn without_pixels(attributes: &Attributes, outline: &Outline) -> Result<Option<S
         None => "not an image: a DICOM object without pixel data".to_owned(),
     }))
 }
-

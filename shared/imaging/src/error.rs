@@ -21,8 +21,14 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 6] =
-        [Self::Empty, Self::Unrecognised, Self::Truncated, Self::Corrupt, Self::Unsupported, Self::OverLimit];
+    pub const ALL: [Self; 6] = [
+        Self::Empty,
+        Self::Unrecognised,
+        Self::Truncated,
+        Self::Corrupt,
+        Self::Unsupported,
+        Self::OverLimit,
+    ];
 
     /// As it stands in headers and metric labels.
     pub const fn name(self) -> &'static str {

@@ -10,7 +10,10 @@
 
 use std::ops::Range;
 
-use dicom_core::{Tag, VR, dictionary::{DataDictionary as _, DataDictionaryEntry as _}};
+use dicom_core::{
+    Tag, VR,
+    dictionary::{DataDictionary as _, DataDictionaryEntry as _},
+};
 use dicom_dictionary_std::{StandardDataDictionary, tags};
 
 use crate::{Limits, PrepareError};
@@ -60,8 +63,27 @@ pub(crate) struct Outline {
 pub(crate) fn has_long_header(vr: [u8; 2]) -> bool {
     !matches!(
         &vr,
-        b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FL" | b"FD" | b"IS" | b"LO" | b"LT" | b"PN" | b"SH"
-            | b"SL" | b"SS" | b"ST" | b"TM" | b"UI" | b"UL" | b"US"
+        b"AE"
+            | b"AS"
+            | b"AT"
+            | b"CS"
+            | b"DA"
+            | b"DS"
+            | b"DT"
+            | b"FL"
+            | b"FD"
+            | b"IS"
+            | b"LO"
+            | b"LT"
+            | b"PN"
+            | b"SH"
+            | b"SL"
+            | b"SS"
+            | b"ST"
+            | b"TM"
+            | b"UI"
+            | b"UL"
+            | b"US"
     )
 }
 
@@ -73,7 +95,11 @@ const SEQUENCE_END: Tag = Tag(0xFFFE, 0xE0DD);
 /// Walks the file meta group, which is explicit VR little endian whatever follows it.
 ///
 /// Returns its elements and where the data set starts.
-pub(crate) fn walk_meta(bytes: &[u8], start: usize, limits: &Limits) -> Result<(Outline, usize), PrepareError> {
+pub(crate) fn walk_meta(
+    bytes: &[u8],
+    start: usize,
+    limits: &Limits,
+) -> Result<(Outline, usize), PrepareError> {
     let mut walk = Walk::new(bytes, Encoding::EXPLICIT_LITTLE, limits, |_| false);
     walk.at = start;
     while walk.peek_tag().is_some_and(|tag| tag.0 == 0x0002) {
@@ -91,10 +117,16 @@ pub(crate) fn walk(
 ) -> Result<Outline, PrepareError> {
     let mut walk = Walk::new(bytes, encoding, limits, deep);
     while walk.at < bytes.len() && walk.outline.pixels.is_none() {
-        // Fewer bytes than a header, all zero: padding that some writers leave at the end.
+        // No element has the tag zero: it is padding that some writers leave at the end, or damage.
         let rest = bytes.get(walk.at..).unwrap_or_default();
-        if rest.len() < 8 && rest.iter().all(|&byte| byte == 0) {
-            break;
+        if rest.iter().take(4).all(|&byte| byte == 0) {
+            if rest.iter().all(|&byte| byte == 0) {
+                break;
+            }
+            return Err(PrepareError::corrupt(format!(
+                "zeros stand where an element should start, at byte {}: the file is damaged",
+                walk.at
+            )));
         }
         walk.element(bytes.len())?;
     }
@@ -137,7 +169,9 @@ impl<'a> Walk<'a> {
     fn take<const N: usize>(&self, at: usize, bound: usize) -> Result<[u8; N], PrepareError> {
         let end = at.checked_add(N).filter(|&end| end <= bound);
         end.and_then(|end| self.bytes.get(at..end)?.try_into().ok()).ok_or_else(|| {
-            PrepareError::truncated(format!("the file ends inside an element's header, at byte {at}: send it again, whole"))
+            PrepareError::truncated(format!(
+                "the file ends inside an element's header, at byte {at}: send it again, whole"
+            ))
         })
     }
 
@@ -166,7 +200,12 @@ impl<'a> Walk<'a> {
         let [a, b, c, d, e, f, g, h] = self.take::<8>(at, bound)?;
         let tag = Tag(self.u16_of([a, b]), self.u16_of([c, d]));
         if !explicit || tag.0 == 0xFFFE {
-            return Ok(Header { tag, vr: None, length: self.u32_of([e, f, g, h]), value_at: at + 8 });
+            return Ok(Header {
+                tag,
+                vr: None,
+                length: self.u32_of([e, f, g, h]),
+                value_at: at + 8,
+            });
         }
         if !(e.is_ascii_uppercase() && f.is_ascii_uppercase()) {
             return Err(PrepareError::corrupt(format!(
@@ -184,7 +223,9 @@ impl<'a> Walk<'a> {
 
     /// The end of a value of defined length, which has to lie within `bound`.
     fn end_of(&self, header: &Header, bound: usize) -> Result<usize, PrepareError> {
-        let end = usize::try_from(header.length).ok().and_then(|length| header.value_at.checked_add(length));
+        let end = usize::try_from(header.length)
+            .ok()
+            .and_then(|length| header.value_at.checked_add(length));
         end.filter(|&end| end <= bound).ok_or_else(|| {
             let there = bound.saturating_sub(header.value_at);
             PrepareError::truncated(format!(
@@ -200,23 +241,33 @@ impl<'a> Walk<'a> {
         let header = self.header(self.encoding.explicit, bound)?;
         let (tag, value_at) = (header.tag, header.value_at);
         if tag.0 == 0xFFFE {
-            return Err(PrepareError::corrupt(format!("an item delimiter {tag} stands outside any sequence, at byte {start}")));
+            return Err(PrepareError::corrupt(format!(
+                "an item delimiter {tag} stands outside any sequence, at byte {start}"
+            )));
         }
         match tag {
             tags::PIXEL_DATA => return self.pixel_data(&header, bound),
-            tags::FLOAT_PIXEL_DATA => self.outline.pixels = Some(PixelBytes::Other("Float Pixel Data")),
-            tags::DOUBLE_FLOAT_PIXEL_DATA => self.outline.pixels = Some(PixelBytes::Other("Double Float Pixel Data")),
-            tags::PIXEL_DATA_PROVIDER_URL => self.outline.pixels = Some(PixelBytes::Other("a Pixel Data Provider URL")),
+            tags::FLOAT_PIXEL_DATA => {
+                self.outline.pixels = Some(PixelBytes::Other("Float Pixel Data"))
+            }
+            tags::DOUBLE_FLOAT_PIXEL_DATA => {
+                self.outline.pixels = Some(PixelBytes::Other("Double Float Pixel Data"))
+            }
+            tags::PIXEL_DATA_PROVIDER_URL => {
+                self.outline.pixels = Some(PixelBytes::Other("a Pixel Data Provider URL"))
+            }
             _ => {}
         }
         let mut first_item = None;
         let descend = header.length == UNDEFINED || ((self.deep)(tag) && self.is_sequence(&header));
         if descend {
-            let end = if header.length == UNDEFINED { None } else { Some(self.end_of(&header, bound)?) };
+            let end =
+                if header.length == UNDEFINED { None } else { Some(self.end_of(&header, bound)?) };
             // PS3.5 section 6.2.2: an unknown value of undefined length is a sequence in implicit VR.
             let explicit = self.encoding.explicit && header.vr != Some(*b"UN");
             self.at = value_at;
-            first_item = self.sequence(Level { end, bound: end.unwrap_or(bound), items: true, explicit }, tag)?;
+            first_item = self
+                .sequence(Level { end, bound: end.unwrap_or(bound), items: true, explicit }, tag)?;
         } else {
             self.at = self.end_of(&header, bound)?;
         }
@@ -227,7 +278,9 @@ impl<'a> Walk<'a> {
     fn is_sequence(&self, header: &Header) -> bool {
         match header.vr {
             Some(vr) => &vr == b"SQ",
-            None => StandardDataDictionary.by_tag(header.tag).is_some_and(|entry| entry.vr().exact() == Some(VR::SQ)),
+            None => StandardDataDictionary
+                .by_tag(header.tag)
+                .is_some_and(|entry| entry.vr().exact() == Some(VR::SQ)),
         }
     }
 
@@ -237,14 +290,17 @@ impl<'a> Walk<'a> {
         let mut first: Option<(usize, Option<usize>)> = None;
         let mut open = vec![outer];
         while let Some(level) = open.last() {
-            let (bound, explicit, items, end) = (level.bound, level.explicit, level.items, level.end);
+            let (bound, explicit, items, end) =
+                (level.bound, level.explicit, level.items, level.end);
             if end == Some(self.at) {
                 open.pop();
                 close_first(&mut first, open.len(), self.at);
                 continue;
             }
             if self.at >= bound {
-                return Err(PrepareError::truncated(format!("sequence {tag} is not closed where the file ends: send it again, whole")));
+                return Err(PrepareError::truncated(format!(
+                    "sequence {tag} is not closed where the file ends: send it again, whole"
+                )));
             }
             let header = self.header(explicit, bound)?;
             let closes = header.tag == if items { SEQUENCE_END } else { ITEM_END };
@@ -268,7 +324,8 @@ impl<'a> Walk<'a> {
             } else {
                 header.length == UNDEFINED || (deep && self.is_sequence(&header))
             };
-            let inner_end = if header.length == UNDEFINED { None } else { Some(self.end_of(&header, bound)?) };
+            let inner_end =
+                if header.length == UNDEFINED { None } else { Some(self.end_of(&header, bound)?) };
             self.at = header.value_at;
             match inner_end {
                 // Nobody reads inside: step over.
@@ -278,7 +335,12 @@ impl<'a> Walk<'a> {
                 }
                 _ => {
                     let explicit = explicit && header.vr != Some(*b"UN");
-                    open.push(Level { end: inner_end, bound: inner_end.unwrap_or(bound), items: !items, explicit });
+                    open.push(Level {
+                        end: inner_end,
+                        bound: inner_end.unwrap_or(bound),
+                        items: !items,
+                        explicit,
+                    });
                 }
             }
             if open.len() > 2 * self.limits.max_nesting as usize {
@@ -303,7 +365,9 @@ impl<'a> Walk<'a> {
         let mut pieces = Vec::new();
         loop {
             if self.at >= bound {
-                return Err(PrepareError::truncated("the compressed pixel data is not closed where the file ends: send it again, whole"));
+                return Err(PrepareError::truncated(
+                    "the compressed pixel data is not closed where the file ends: send it again, whole",
+                ));
             }
             let piece = self.header(false, bound)?;
             match piece.tag {

@@ -39,7 +39,12 @@ impl Heat {
 pub fn heat(cam: &[f32], grid: (u32, u32), rendition: (u32, u32)) -> Option<Heat> {
     let cells = u64::from(grid.0) * u64::from(grid.1);
     let (width, height) = rendition;
-    if cam.len() as u64 != cells || cells == 0 || width == 0 || height == 0 || cam.iter().any(|value| !value.is_finite()) {
+    if cam.len() as u64 != cells
+        || cells == 0
+        || width == 0
+        || height == 0
+        || cam.iter().any(|value| !value.is_finite())
+    {
         return None;
     }
     let smooth = resample(|index| cam.get(index).copied().unwrap_or_default(), grid, rendition);
@@ -50,7 +55,11 @@ pub fn heat(cam: &[f32], grid: (u32, u32), rendition: (u32, u32)) -> Option<Heat
     let shares: Vec<f32> = smooth.iter().map(|value| (value / peak).clamp(0.0, 1.0)).collect();
     let region = connected(&shares, width, height, at);
     let contours = simplified(outlines(&shares, &region, width, height));
-    let map = GrayImage::from_raw(width, height, shares.iter().map(|share| (share * 255.0).round() as u8).collect())?;
+    let map = GrayImage::from_raw(
+        width,
+        height,
+        shares.iter().map(|share| (share * 255.0).round() as u8).collect(),
+    )?;
     Some(Heat { map, bounds: bounds(&region, width)?, contours })
 }
 
@@ -82,10 +91,21 @@ fn connected(shares: &[f32], width: u32, height: u32, at: usize) -> Vec<bool> {
 
 fn bounds(region: &[bool], width: u32) -> Option<PixelBox> {
     let width = width as usize;
-    let inside = || region.iter().enumerate().filter(|(_, inside)| **inside).map(|(index, _)| (index % width, index / width));
+    let inside = || {
+        region
+            .iter()
+            .enumerate()
+            .filter(|(_, inside)| **inside)
+            .map(|(index, _)| (index % width, index / width))
+    };
     let (left, right) = (inside().map(|p| p.0).min()?, inside().map(|p| p.0).max()?);
     let (top, bottom) = (inside().map(|p| p.1).min()?, inside().map(|p| p.1).max()?);
-    Some(PixelBox { x: left as f64, y: top as f64, width: (right + 1 - left) as f64, height: (bottom + 1 - top) as f64 })
+    Some(PixelBox {
+        x: left as f64,
+        y: top as f64,
+        width: (right + 1 - left) as f64,
+        height: (bottom + 1 - top) as f64,
+    })
 }
 
 /// The region's borders by marching squares: through the points between pixel centres where the map crosses [`LEVEL`].
@@ -97,7 +117,10 @@ fn outlines(shares: &[f32], region: &[bool], width: u32, height: u32) -> Vec<Vec
             return 0.0;
         }
         let index = (y * columns + x) as usize;
-        if region.get(index).copied().unwrap_or_default() { shares.get(index).copied().unwrap_or_default().into() } else { 0.0 }
+        let share = f64::from(shares.get(index).copied().unwrap_or_default());
+        // Another region that touches this one by a corner is outside of it.
+        let own = region.get(index).copied().unwrap_or_default();
+        if own { share } else { share.min(f64::from(LEVEL) * 0.999) }
     };
     let level = f64::from(LEVEL);
     let mut visited = std::collections::HashSet::new();
@@ -114,10 +137,15 @@ fn outlines(shares: &[f32], region: &[bool], width: u32, height: u32) -> Vec<Vec
             let mut state = (x, y, 0_u8);
             while visited.insert(state) {
                 let (px, py, side) = state;
-                let (dx, dy) = [(-1, 0), (0, -1), (1, 0), (0, 1)].get(usize::from(side)).copied().unwrap_or((-1, 0));
+                let (dx, dy) = [(-1, 0), (0, -1), (1, 0), (0, 1)]
+                    .get(usize::from(side))
+                    .copied()
+                    .unwrap_or((-1, 0));
                 let (inside, outside) = (value(px, py), value(px + dx, py + dy));
-                let share = ((inside - level) / (inside - outside).max(1e-9)).clamp(0.0, 1.0).min(0.5);
-                let on = |p: i64, d: i64, end: i64| (p as f64 + 0.5 + d as f64 * share).clamp(0.0, end as f64);
+                let share = ((inside - level) / (inside - outside).max(1e-9)).clamp(0.0, 1.0);
+                let on = |p: i64, d: i64, end: i64| {
+                    (p as f64 + 0.5 + d as f64 * share).clamp(0.0, end as f64)
+                };
                 ring.push([on(px, dx, columns), on(py, dy, rows)]);
                 // Ahead along this side, clockwise.
                 let (ax, ay) = (-dy, dx);
@@ -143,7 +171,11 @@ fn outlines(shares: &[f32], region: &[bool], width: u32, height: u32) -> Vec<Vec
 fn simplified(rings: Vec<Vec<[f64; 2]>>) -> Vec<Vec<[f64; 2]>> {
     let mut tolerance = 0.75;
     loop {
-        let simple: Vec<_> = rings.iter().map(|ring| simplify(ring, tolerance)).filter(|ring| ring.len() >= 3).collect();
+        let simple: Vec<_> = rings
+            .iter()
+            .map(|ring| simplify(ring, tolerance))
+            .filter(|ring| ring.len() >= 3)
+            .collect();
         if simple.iter().map(Vec::len).sum::<usize>() < 200 || tolerance > 1024.0 {
             return simple;
         }
@@ -154,7 +186,10 @@ fn simplified(rings: Vec<Vec<[f64; 2]>>) -> Vec<Vec<[f64; 2]>> {
 /// Ramer, Douglas and Peucker on a closed ring, cut at its first point and the one farthest from it.
 fn simplify(ring: &[[f64; 2]], tolerance: f64) -> Vec<[f64; 2]> {
     let Some(&start) = ring.first() else { return Vec::new() };
-    let far = ring.iter().enumerate().max_by(|a, b| distance(*a.1, start).total_cmp(&distance(*b.1, start)));
+    let far = ring
+        .iter()
+        .enumerate()
+        .max_by(|a, b| distance(*a.1, start).total_cmp(&distance(*b.1, start)));
     let Some((far, _)) = far.filter(|(index, _)| *index > 0) else { return ring.to_vec() };
     let mut keep = vec![false; ring.len() + 1];
     let point = |index: usize| ring.get(index % ring.len()).copied().unwrap_or(start);
@@ -185,7 +220,11 @@ fn distance(a: [f64; 2], b: [f64; 2]) -> f64 {
 pub(crate) fn from_segment(point: [f64; 2], a: [f64; 2], b: [f64; 2]) -> f64 {
     let (dx, dy) = (b[0] - a[0], b[1] - a[1]);
     let squared = dx * dx + dy * dy;
-    let along = if squared > 0.0 { ((point[0] - a[0]) * dx + (point[1] - a[1]) * dy) / squared } else { 0.0 };
+    let along = if squared > 0.0 {
+        ((point[0] - a[0]) * dx + (point[1] - a[1]) * dy) / squared
+    } else {
+        0.0
+    };
     let along = along.clamp(0.0, 1.0);
     distance(point, [a[0] + along * dx, a[1] + along * dy])
 }
@@ -204,7 +243,11 @@ mod tests {
         let heat = heat(&cam, (4, 4), (400, 200)).unwrap();
         // Cell (1, 1) of 4 x 4: its centre is at (150, 75).
         let PixelBox { x, y, width, height } = heat.bounds;
-        assert!((x + width / 2.0 - 150.0).abs() < 2.0 && (y + height / 2.0 - 75.0).abs() < 2.0, "{:?}", heat.bounds);
+        assert!(
+            (x + width / 2.0 - 150.0).abs() < 2.0 && (y + height / 2.0 - 75.0).abs() < 2.0,
+            "{:?}",
+            heat.bounds
+        );
         assert!(width < 150.0 && height < 75.0, "{:?}", heat.bounds);
         assert_eq!(heat.contours.len(), 1);
         assert!((60..70).contains(&heat.map.get_pixel(390, 190).0[0]));

@@ -93,8 +93,9 @@ impl std::fmt::Debug for Identifiers {
 /// Where the bytes are not a DICOM, PNG or JPEG file that can be read within `limits`. A decoder that panics is an error of
 /// class `corrupt` and nothing more.
 pub fn prepare(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
-    catch_unwind(AssertUnwindSafe(|| read(bytes, limits)))
-        .unwrap_or_else(|_| Err(PrepareError::corrupt("the decoder crashed on this file: the file is damaged")))
+    catch_unwind(AssertUnwindSafe(|| read(bytes, limits))).unwrap_or_else(|_| {
+        Err(PrepareError::corrupt("the decoder crashed on this file: the file is damaged"))
+    })
 }
 
 fn read(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
@@ -117,7 +118,8 @@ fn read(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
             (source, Identifiers::default(), grey)
         }
         sniff::Container::DicomMarked(_) | sniff::Container::DicomBare => {
-            let meta_at = if let sniff::Container::DicomMarked(at) = container { at + 4 } else { 0 };
+            let meta_at =
+                if let sniff::Container::DicomMarked(at) = container { at + 4 } else { 0 };
             match dicom::read(bytes, meta_at, source, limits)? {
                 dicom::Dicom::NoPixels { source, identifiers, reason } => {
                     return Ok(Prepared::NoPixels { source, identifiers, reason });
@@ -129,7 +131,10 @@ fn read(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
     let rendition = render::rendition(grey.image)?;
     let (width, height) = rendition.dimensions();
     Ok(Prepared::Picture {
-        scale: [f64::from(source.width) / f64::from(width), f64::from(source.height) / f64::from(height)],
+        scale: [
+            f64::from(source.width) / f64::from(width),
+            f64::from(source.height) / f64::from(height),
+        ],
         rendition_png: render::grey_png(&rendition)?,
         source,
         identifiers,

@@ -35,7 +35,9 @@ impl Default for Limits {
 impl Limits {
     pub(crate) fn check_pixels(&self, width: u32, height: u32) -> Result<(), PrepareError> {
         if width == 0 || height == 0 {
-            return Err(PrepareError::corrupt(format!("the header declares a picture of {width} x {height} pixels")));
+            return Err(PrepareError::corrupt(format!(
+                "the header declares a picture of {width} x {height} pixels"
+            )));
         }
         let pixels = u64::from(width) * u64::from(height);
         if pixels > self.max_pixels {

@@ -12,7 +12,11 @@ use crate::{PrepareError, codestream, render::LONG_SIDE, resample::resample};
 /// resampled grey is rounded to whole numbers before it is normalised.
 pub fn squash(grey: &GrayImage, width: u32, height: u32, mean: f32, std: f32) -> Vec<f32> {
     let pixels = grey.as_raw();
-    let plane = resample(|index| pixels.get(index).copied().unwrap_or_default().into(), grey.dimensions(), (width, height));
+    let plane = resample(
+        |index| pixels.get(index).copied().unwrap_or_default().into(),
+        grey.dimensions(),
+        (width, height),
+    );
     plane.into_iter().map(|value| (value.round() / 255.0 - mean) / std).collect()
 }
 
@@ -22,14 +26,23 @@ pub fn squash(grey: &GrayImage, width: u32, height: u32, mean: f32, std: f32) ->
 ///
 /// Where the bytes are not an eight-bit grey PNG of a rendition's size.
 pub fn decode_rendition(png: &[u8]) -> Result<GrayImage, PrepareError> {
-    let wrong = || PrepareError::corrupt("the rendition in the blob store is not an 8-bit grey PNG of at most 1024 pixels a side");
+    let wrong = || {
+        PrepareError::corrupt(
+            "the rendition in the blob store is not an 8-bit grey PNG of at most 1024 pixels a side",
+        )
+    };
     let shape = codestream::png(png)?;
-    if shape.width > LONG_SIDE || shape.height > LONG_SIDE || shape.components != 1 || shape.precision != 8 {
+    if shape.width > LONG_SIDE
+        || shape.height > LONG_SIDE
+        || shape.components != 1
+        || shape.precision != 8
+    {
         return Err(wrong());
     }
     let mut own = image::Limits::default();
     own.max_alloc = Some(8 << 20);
-    let decoder = PngDecoder::with_limits(Cursor::new(png), own).map_err(|error| wrong().because(error))?;
+    let decoder =
+        PngDecoder::with_limits(Cursor::new(png), own).map_err(|error| wrong().because(error))?;
     if decoder.color_type() != image::ColorType::L8 {
         return Err(wrong());
     }
@@ -47,19 +60,43 @@ mod tests {
     /// of a picture 9 wide and 7 high.
     const GOLDEN: &[(u32, u32, &[u8])] = &[
         (4, 3, &[105, 124, 115, 157, 139, 148, 150, 154, 142, 139, 136, 141]),
-        (12, 10, &[0, 57, 125, 161, 38, 74, 142, 178, 55, 91, 159, 216, 20, 82, 155, 197, 79, 120, 141, 112, 100, 159, 179, 153, 46, 113, 170, 186, 123, 139, 124, 76, 108, 181, 189, 136, 72, 145, 141, 75, 152, 86, 77, 126, 31, 88, 170, 235, 98, 176, 175, 109, 203, 137, 135, 197, 99, 161, 193, 167, 124, 152, 157, 143, 177, 162, 167, 191, 167, 191, 163, 87, 150, 79, 92, 167, 83, 150, 163, 117, 215, 168, 90, 19, 176, 112, 130, 213, 135, 98, 117, 167, 138, 188, 183, 118, 202, 143, 125, 157, 173, 117, 99, 131, 146, 178, 160, 101, 222, 168, 102, 69, 196, 163, 97, 64, 191, 158, 92, 38]),
-        (9, 2, &[59, 152, 157, 119, 124, 140, 91, 185, 159, 163, 115, 151, 156, 114, 144, 155, 185, 95]),
+        (
+            12,
+            10,
+            &[
+                0, 57, 125, 161, 38, 74, 142, 178, 55, 91, 159, 216, 20, 82, 155, 197, 79, 120,
+                141, 112, 100, 159, 179, 153, 46, 113, 170, 186, 123, 139, 124, 76, 108, 181, 189,
+                136, 72, 145, 141, 75, 152, 86, 77, 126, 31, 88, 170, 235, 98, 176, 175, 109, 203,
+                137, 135, 197, 99, 161, 193, 167, 124, 152, 157, 143, 177, 162, 167, 191, 167, 191,
+                163, 87, 150, 79, 92, 167, 83, 150, 163, 117, 215, 168, 90, 19, 176, 112, 130, 213,
+                135, 98, 117, 167, 138, 188, 183, 118, 202, 143, 125, 157, 173, 117, 99, 131, 146,
+                178, 160, 101, 222, 168, 102, 69, 196, 163, 97, 64, 191, 158, 92, 38,
+            ],
+        ),
+        (
+            9,
+            2,
+            &[
+                59, 152, 157, 119, 124, 140, 91, 185, 159, 163, 115, 151, 156, 114, 144, 155, 185,
+                95,
+            ],
+        ),
     ];
 
     #[test]
     fn squash_is_pillows_bilinear() {
-        let picture = GrayImage::from_fn(9, 7, |x, y| image::Luma([((y * 37 + x * 91 + x * y * 13) % 256) as u8]));
+        let picture = GrayImage::from_fn(9, 7, |x, y| {
+            image::Luma([((y * 37 + x * 91 + x * y * 13) % 256) as u8])
+        });
         for &(width, height, expect) in GOLDEN {
             let ours = squash(&picture, width, height, 0.0, 1.0 / 255.0);
             assert_eq!(ours.len(), expect.len());
             for (ours, expect) in ours.iter().zip(expect) {
                 // Pillow rounds between its two passes, which this does not.
-                assert!((ours - f32::from(*expect)).abs() <= 1.01, "{width} x {height}: {ours} against {expect}");
+                assert!(
+                    (ours - f32::from(*expect)).abs() <= 1.01,
+                    "{width} x {height}: {ours} against {expect}"
+                );
             }
         }
     }

@@ -25,8 +25,9 @@ pub(crate) fn luma([red, green, blue]: [u8; 3]) -> u8 {
 
 /// A picture of these pixels.
 pub(crate) fn picture(width: u32, height: u32, pixels: Vec<u8>) -> Result<GrayImage, PrepareError> {
-    GrayImage::from_raw(width, height, pixels)
-        .ok_or_else(|| PrepareError::corrupt("the decoded frame has fewer pixels than its header says"))
+    GrayImage::from_raw(width, height, pixels).ok_or_else(|| {
+        PrepareError::corrupt("the decoded frame has fewer pixels than its header says")
+    })
 }
 
 /// The 0.5th and 99.5th percentile of values with their counts, which get sorted.
@@ -77,7 +78,8 @@ pub(crate) fn rendition(grey: GrayImage) -> Result<GrayImage, PrepareError> {
         return Ok(grey);
     }
     let pixels = grey.as_raw();
-    let shrunk = resample(|index| pixels.get(index).copied().unwrap_or_default().into(), size, target);
+    let shrunk =
+        resample(|index| pixels.get(index).copied().unwrap_or_default().into(), size, target);
     picture(target.0, target.1, shrunk.into_iter().map(|value| value.round() as u8).collect())
 }
 
@@ -86,11 +88,17 @@ pub(crate) fn grey_png(grey: &GrayImage) -> Result<Vec<u8>, PrepareError> {
     encode(grey.as_raw(), grey.dimensions(), ExtendedColorType::L8)
 }
 
-pub(crate) fn encode(pixels: &[u8], (width, height): (u32, u32), colour: ExtendedColorType) -> Result<Vec<u8>, PrepareError> {
+pub(crate) fn encode(
+    pixels: &[u8],
+    (width, height): (u32, u32),
+    colour: ExtendedColorType,
+) -> Result<Vec<u8>, PrepareError> {
     let mut png = Vec::new();
     PngEncoder::new_with_quality(&mut png, CompressionType::Fast, FilterType::Adaptive)
         .write_image(pixels, width, height, colour)
-        .map_err(|error| PrepareError::corrupt("the rendition cannot be written as PNG").because(error))?;
+        .map_err(|error| {
+            PrepareError::corrupt("the rendition cannot be written as PNG").because(error)
+        })?;
     Ok(png)
 }
 

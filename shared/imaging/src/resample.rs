@@ -15,16 +15,23 @@ fn taps(from: usize, to: usize) -> Vec<Tap> {
             let center = (index as f64 + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as usize;
             let last = ((center + support + 0.5) as usize).clamp(first + 1, from.max(first + 1));
-            let weight = |input: usize| (1.0 - ((input as f64 + 0.5 - center) / support).abs()).max(0.0);
+            let weight =
+                |input: usize| (1.0 - ((input as f64 + 0.5 - center) / support).abs()).max(0.0);
             let sum: f64 = (first..last).map(weight).sum();
-            let weights = (first..last).map(|input| (weight(input) / sum.max(f64::MIN_POSITIVE)) as f32).collect();
+            let weights = (first..last)
+                .map(|input| (weight(input) / sum.max(f64::MIN_POSITIVE)) as f32)
+                .collect();
             Tap { first, weights }
         })
         .collect()
 }
 
 /// Resamples a row-major plane of `size` (width, height) to `target`. `value` reads an input by its index.
-pub(crate) fn resample(value: impl Fn(usize) -> f32, size: (u32, u32), target: (u32, u32)) -> Vec<f32> {
+pub(crate) fn resample(
+    value: impl Fn(usize) -> f32,
+    size: (u32, u32),
+    target: (u32, u32),
+) -> Vec<f32> {
     let (width, height) = (size.0 as usize, size.1 as usize);
     let (to_width, to_height) = (target.0 as usize, target.1 as usize);
     if width == 0 || height == 0 {

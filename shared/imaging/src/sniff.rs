@@ -58,18 +58,27 @@ pub(crate) fn container(bytes: &[u8]) -> Result<Container, PrepareError> {
     if starts_like_a_data_set(bytes) {
         return Ok(Container::DicomBare);
     }
-    let seen = KNOWN
-        .iter()
-        .find(|(start, _)| bytes.starts_with(start))
-        .map_or_else(|| format!("{} bytes", bytes.len()), |(_, name)| (*name).to_owned());
+    let seen = seen_instead(bytes);
     Err(PrepareError::new(
         Class::Unrecognised,
         format!("this is {seen} that is neither DICOM nor PNG nor JPEG: send one of these three"),
     ))
 }
 
+fn seen_instead(bytes: &[u8]) -> String {
+    let known = KNOWN.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| *name);
+    let start = bytes.get(..bytes.len().min(256)).unwrap_or_default();
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace() || *byte > 0x7F;
+    match known {
+        Some(name) => name.to_owned(),
+        None if bytes.iter().all(|&byte| byte == 0) => "a file of zeros".to_owned(),
+        None if start.iter().all(is_text) => "a text file".to_owned(),
+        None => format!("a file of {} bytes", bytes.len()),
+    }
+}
+
 /// What people send by mistake, so that the message can name it.
-const KNOWN: [(&[u8], &str); 10] = [
+const KNOWN: [(&[u8], &str); 9] = [
     (b"%PDF", "a PDF file"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -79,7 +88,6 @@ const KNOWN: [(&[u8], &str); 10] = [
     (b"MM\0*", "a TIFF file"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 file outside DICOM"),
     (b"RIFF", "a RIFF (WebP or AVI) file"),
-    (b"{", "JSON or another text"),
 ];
 
 /// Two plausible element headers in rising order, the first of group 0002 or 0008. Explicit or implicit VR, little or
@@ -91,7 +99,8 @@ fn starts_like_a_data_set(bytes: &[u8]) -> bool {
         if !(group == 0x0002 && !big || group == 0x0008) {
             return false;
         }
-        next == bytes.len() || plausible_element(bytes, next, big).is_some_and(|(second, _)| second > tag)
+        next == bytes.len()
+            || plausible_element(bytes, next, big).is_some_and(|(second, _)| second > tag)
     })
 }
 
@@ -108,7 +117,10 @@ fn plausible_element(bytes: &[u8], at: usize, big: bool) -> Option<(u32, usize)>
             (at + 8, u32::from(u16_of(g, h)))
         }
     } else {
-        (at + 8, if big { u32::from_be_bytes([e, f, g, h]) } else { u32::from_le_bytes([e, f, g, h]) })
+        (
+            at + 8,
+            if big { u32::from_be_bytes([e, f, g, h]) } else { u32::from_le_bytes([e, f, g, h]) },
+        )
     };
     // A declared length beyond the file is a matter for the guard, which names it; only the first element has to fit.
     let end = start.checked_add(usize::try_from(length).ok()?)?;
@@ -136,8 +148,19 @@ mod tests {
             (b"Dear colleague, thank you for referring", Err("unrecognised")),
             (b"%PDF-1.7", Err("unrecognised")),
         ] {
-            assert_eq!(sniff(bytes).map_err(|e| e.class()), expect, "{:?}", &bytes[..bytes.len().min(12)]);
+            assert_eq!(
+                sniff(bytes).map_err(|e| e.class()),
+                expect,
+                "{:?}",
+                &bytes[..bytes.len().min(12)]
+            );
         }
-        assert!(sniff(b"%PDF-1.7").unwrap_err().to_string().contains("a PDF file"));
+        for (bytes, name) in [
+            (&b"%PDF-1.7"[..], "a PDF file"),
+            (b"Dear colleague", "a text file"),
+            (&[0; 4096], "a file of zeros"),
+        ] {
+            assert!(sniff(bytes).unwrap_err().to_string().contains(name), "{name}");
+        }
     }
 }

@@ -21,9 +21,22 @@ fn bad_inputs_come_to_the_end_that_they_should() {
 
 fn every_kind_of_file() -> Vec<Vec<u8>> {
     let film = phantoms::chest(5, 48, 40);
-    let mut files = vec![phantoms::png8(&film), phantoms::png16(&film), phantoms::jpeg(&film), phantoms::cmyk_jpeg(&film)];
+    let mut files = vec![
+        phantoms::png8(&film),
+        phantoms::png16(&film),
+        phantoms::jpeg(&film),
+        phantoms::cmyk_jpeg(&film),
+    ];
     for syntax in Syntax::ALL {
-        files.push(phantoms::dicom(&film, &DicomOptions { syntax, window: Some([900.0, 2000.0]), padding: Some(7), ..DicomOptions::marked() }));
+        files.push(phantoms::dicom(
+            &film,
+            &DicomOptions {
+                syntax,
+                window: Some([900.0, 2000.0]),
+                padding: Some(7),
+                ..DicomOptions::marked()
+            },
+        ));
     }
     files.push(phantoms::structured_report());
     files

@@ -33,7 +33,15 @@ fn every_sample_is_a_picture_or_says_why_not() {
         let prepared = prepare(&bytes, &Limits::default());
         let ms = start.elapsed().as_millis();
         match prepared {
-            Ok(Prepared::Picture { source, rendition_png, width, height, window, inverted, .. }) => {
+            Ok(Prepared::Picture {
+                source,
+                rendition_png,
+                width,
+                height,
+                window,
+                inverted,
+                ..
+            }) => {
                 println!(
                     "picture\t{name}\t{ms} ms\t{}\t{}x{}x{}b -> {width}x{height}\t{}\t{window:?}\tinverted {inverted}\t{:?}\t{:?} {:?} {:?} {:?} {:?}",
                     source.transfer_syntax.as_deref().unwrap_or("-"),
@@ -49,12 +57,16 @@ fn every_sample_is_a_picture_or_says_why_not() {
                     source.pixel_spacing_mm,
                 );
                 if let Some(out) = &out {
-                    std::fs::write(out.join(name.replace('/', "_") + ".png"), rendition_png).unwrap();
+                    std::fs::write(out.join(name.replace('/', "_") + ".png"), rendition_png)
+                        .unwrap();
                 }
             }
-            Ok(Prepared::NoPixels { reason, .. }) => println!("no pixels\t{name}\t{ms} ms\t{reason}"),
+            Ok(Prepared::NoPixels { reason, .. }) => {
+                println!("no pixels\t{name}\t{ms} ms\t{reason}")
+            }
             Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let source =
+                    std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 assert!(!error.to_string().is_empty());
                 println!("{}\t{name}\t{ms} ms\t{error}\t{source}", error.class());
             }

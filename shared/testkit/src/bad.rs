@@ -33,26 +33,61 @@ pub fn bad_inputs() -> Vec<BadInput> {
     let film = phantoms::chest(11, 320, 300);
     let whole = phantoms::dicom(&film, &DicomOptions::marked());
     let cut = |share: usize| whole.get(..whole.len() * share / 100).unwrap_or_default().to_vec();
-    let plain = |preamble, meta| DicomOptions { preamble, meta, syntax: Syntax::Implicit, ..DicomOptions::default() };
-    let bytes_of = |picture: &[u8], share: usize| picture.get(..picture.len() * share / 100).unwrap_or_default().to_vec();
+    let plain = |preamble, meta| DicomOptions {
+        preamble,
+        meta,
+        syntax: Syntax::Implicit,
+        ..DicomOptions::default()
+    };
+    let bytes_of = |picture: &[u8], share: usize| {
+        picture.get(..picture.len() * share / 100).unwrap_or_default().to_vec()
+    };
     let input = |name, bytes, expect| BadInput { name, bytes, expect };
     vec![
         input("an empty record", Vec::new(), Expect::DeadLetter("empty")),
-        input("a text file", b"Dear colleague, thank you for this film.\n".to_vec(), Expect::DeadLetter("unrecognised")),
+        input(
+            "a text file",
+            b"Dear colleague, thank you for this film.\n".to_vec(),
+            Expect::DeadLetter("unrecognised"),
+        ),
         input("a file of zeros", vec![0; 65_536], Expect::DeadLetter("unrecognised")),
         input("a DICOM cut in its pixels", cut(60), Expect::DeadLetter("truncated")),
-        input("a DICOM cut in its header", whole.get(..400).unwrap_or_default().to_vec(), Expect::DeadLetter("truncated")),
-        input("a JPEG cut in the middle", bytes_of(&phantoms::jpeg(&film), 50), Expect::DeadLetter("truncated")),
-        input("a PNG cut in the middle", bytes_of(&phantoms::png8(&film), 50), Expect::DeadLetter("truncated")),
-        input("a DICOM without a preamble", phantoms::dicom(&film, &plain(false, true)), Expect::Report),
-        input("a DICOM data set alone", phantoms::dicom(&film, &plain(false, false)), Expect::Report),
+        input(
+            "a DICOM cut in its header",
+            whole.get(..400).unwrap_or_default().to_vec(),
+            Expect::DeadLetter("truncated"),
+        ),
+        input(
+            "a JPEG cut in the middle",
+            bytes_of(&phantoms::jpeg(&film), 50),
+            Expect::DeadLetter("truncated"),
+        ),
+        input(
+            "a PNG cut in the middle",
+            bytes_of(&phantoms::png8(&film), 50),
+            Expect::DeadLetter("truncated"),
+        ),
+        input(
+            "a DICOM without a preamble",
+            phantoms::dicom(&film, &plain(false, true)),
+            Expect::Report,
+        ),
+        input(
+            "a DICOM data set alone",
+            phantoms::dicom(&film, &plain(false, false)),
+            Expect::Report,
+        ),
         input("a 16-bit PNG", phantoms::png16(&film), Expect::Report),
         input("a CMYK JPEG", phantoms::cmyk_jpeg(&film), Expect::Report),
         input("a PNG of 20,000 x 20,000 pixels", huge_png(), Expect::DeadLetter("over_limit")),
         input("an SR object", phantoms::structured_report(), Expect::OutOfScope),
         input("an element of 3 GiB", declares_three_gib(), Expect::DeadLetter("truncated")),
         input("6,000 nested sequences", nested_sequences(6000), Expect::DeadLetter("over_limit")),
-        input("rows and columns that the pixels contradict", contradictory(), Expect::DeadLetter("truncated")),
+        input(
+            "rows and columns that the pixels contradict",
+            contradictory(),
+            Expect::DeadLetter("truncated"),
+        ),
     ]
 }
 
@@ -81,7 +116,13 @@ fn chunk(png: &mut Vec<u8>, kind: &[u8; 4], content: &[u8]) {
 
 fn around(set: phantoms::Writer) -> Vec<u8> {
     let o = DicomOptions::default();
-    phantoms::file(set.bytes, o.syntax.uid(), "1.2.840.10008.5.1.4.1.1.1.1", &o.sop_instance_uid, &o)
+    phantoms::file(
+        set.bytes,
+        o.syntax.uid(),
+        "1.2.840.10008.5.1.4.1.1.1.1",
+        &o.sop_instance_uid,
+        &o,
+    )
 }
 
 /// Some hundred bytes that declare an element of 3 GiB.
@@ -110,7 +151,14 @@ fn contradictory() -> Vec<u8> {
     set.text(0x0008_0060, "CS", "DX");
     set.number(0x0028_0002, 1);
     set.text(0x0028_0004, "CS", "MONOCHROME2");
-    for (tag, value) in [(0x0028_0010, 7000), (0x0028_0011, 7000), (0x0028_0100, 16), (0x0028_0101, 12), (0x0028_0102, 11), (0x0028_0103, 0)] {
+    for (tag, value) in [
+        (0x0028_0010, 7000),
+        (0x0028_0011, 7000),
+        (0x0028_0100, 16),
+        (0x0028_0101, 12),
+        (0x0028_0102, 11),
+        (0x0028_0103, 0),
+    ] {
         set.number(tag, value);
     }
     set.element(0x7FE0_0010, "OW", &[7; 512]);

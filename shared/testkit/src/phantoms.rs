@@ -4,7 +4,7 @@ mod dicom;
 mod draw;
 mod files;
 
-pub(crate) use dicom::{Writer, file};
 pub use dicom::{DicomOptions, MARKS, Syntax, dicom, structured_report};
+pub(crate) use dicom::{Writer, file};
 pub use draw::{chest, hand};
-pub use files::{cmyk_jpeg, jpeg, png16, png8};
+pub use files::{cmyk_jpeg, jpeg, png8, png16};

@@ -72,7 +72,8 @@ impl Canvas {
         let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else { return };
         if let Some(pixel) = self.image.get_pixel_mut_checked(x, y) {
             for (below, above) in pixel.0.iter_mut().zip(colour.0) {
-                *below = (f64::from(*below) * (1.0 - alpha) + f64::from(above) * alpha).round() as u8;
+                *below =
+                    (f64::from(*below) * (1.0 - alpha) + f64::from(above) * alpha).round() as u8;
             }
         }
     }
@@ -103,7 +104,14 @@ impl Canvas {
     }
 
     /// An antialiased line with round ends.
-    pub(super) fn line(&mut self, from: [f64; 2], to: [f64; 2], width: f64, colour: Rgb<u8>, alpha: f64) {
+    pub(super) fn line(
+        &mut self,
+        from: [f64; 2],
+        to: [f64; 2],
+        width: f64,
+        colour: Rgb<u8>,
+        alpha: f64,
+    ) {
         let half = width / 2.0;
         let reach = half + 1.0;
         let span = |axis: usize, side: u32| {

@@ -2,15 +2,15 @@
 
 use image::Rgb;
 
-use super::{
-    AnnotationSpec, Canvas, Face, Pen, Rect,
-    per_cent,
-};
+use super::{AnnotationSpec, Canvas, Face, Pen, Rect, per_cent};
 
 /// The panel's width in pixels.
 pub(super) const WIDTH: u32 = 480;
 const MARGIN: f64 = 26.0;
 const INNER: f64 = WIDTH as f64 - 2.0 * MARGIN;
+
+/// The notice's size: what Duet says fits one line.
+const NOTICE: f64 = 19.0;
 
 const PAPER: Rgb<u8> = Rgb([0x15, 0x19, 0x1E]);
 const INK: Rgb<u8> = Rgb([0xF2, 0xF4, 0xF6]);
@@ -56,7 +56,8 @@ impl Panel {
             paragraph(&mut blocks, line, Face::Regular, 20.0, QUIET, 3);
             blocks.push(Block::Space(5.0));
         }
-        let (found, below): (Vec<_>, Vec<_>) = notes.findings.iter().zip(colours).partition(|(_, colour)| colour.is_some());
+        let (found, below): (Vec<_>, Vec<_>) =
+            notes.findings.iter().zip(colours).partition(|(_, colour)| colour.is_some());
         for (title, rows) in [("Findings", found), ("Below operating point", below)] {
             if rows.is_empty() {
                 continue;
@@ -65,11 +66,19 @@ impl Panel {
             paragraph(&mut blocks, title, Face::Bold, 19.0, QUIET, 1);
             blocks.push(Block::Space(7.0));
             for (finding, colour) in rows.into_iter().take(24) {
-                let value = format!("{} / {}", per_cent(finding.probability), per_cent(finding.threshold));
-                let (face, size) = if colour.is_some() { (Face::Bold, 21.0) } else { (Face::Regular, 18.0) };
+                let value =
+                    format!("{} / {}", per_cent(finding.probability), per_cent(finding.threshold));
+                let (face, size) =
+                    if colour.is_some() { (Face::Bold, 21.0) } else { (Face::Regular, 18.0) };
                 let room = INNER - 22.0 - pen.width(&value, Face::Regular, size) - 12.0;
                 let label = pen.fitted(&finding.label, face, size, room);
-                blocks.push(Block::Row { label, value, probability: finding.probability, threshold: finding.threshold, colour: *colour });
+                blocks.push(Block::Row {
+                    label,
+                    value,
+                    probability: finding.probability,
+                    threshold: finding.threshold,
+                    colour: *colour,
+                });
             }
         }
         if !notes.findings.is_empty() {
@@ -80,7 +89,7 @@ impl Panel {
         for model in notes.models.iter().take(6) {
             paragraph(&mut blocks, model, Face::Regular, 17.0, QUIET, 2);
         }
-        Self { blocks, notice: pen.wrapped(&notes.notice, Face::Bold, 20.0, INNER - 28.0, 3) }
+        Self { blocks, notice: pen.wrapped(&notes.notice, Face::Bold, NOTICE, INNER - 28.0, 3) }
     }
 
     /// The height that the panel needs.
@@ -101,8 +110,12 @@ impl Panel {
         let mut y = MARGIN;
         for block in &self.blocks {
             match block {
-                Block::Text { text, face, size, colour } => pen.write(canvas, text, *face, *size, (x, y + size), *colour),
-                Block::Rule => canvas.plate(Rect { x, y: y + 13.0, width: INNER, height: 1.0 }, RULE, 1.0),
+                Block::Text { text, face, size, colour } => {
+                    pen.write(canvas, text, *face, *size, (x, y + size), *colour)
+                }
+                Block::Rule => {
+                    canvas.plate(Rect { x, y: y + 13.0, width: INNER, height: 1.0 }, RULE, 1.0)
+                }
                 Block::Row { label, value, probability, threshold, colour } => {
                     row(canvas, pen, (x, y), (label, value), (*probability, *threshold), *colour);
                 }
@@ -115,13 +128,27 @@ impl Panel {
         canvas.plate(plate, WARNING, 0.13);
         canvas.plate(Rect { width: 4.0, ..plate }, WARNING, 1.0);
         for (index, line) in self.notice.iter().enumerate() {
-            pen.write(canvas, line, Face::Bold, 20.0, (x + 18.0, plate.y + 33.0 + 27.0 * index as f64 - 1.0), WARNING);
+            pen.write(
+                canvas,
+                line,
+                Face::Bold,
+                NOTICE,
+                (x + 18.0, plate.y + 33.0 + 27.0 * index as f64 - 1.0),
+                WARNING,
+            );
         }
     }
 }
 
 /// One label: its colour, name, figures, and a bar with a tick at the operating point.
-fn row(canvas: &mut Canvas, pen: &Pen, (x, y): (f64, f64), (label, value): (&str, &str), (probability, threshold): (f64, f64), colour: Option<Rgb<u8>>) {
+fn row(
+    canvas: &mut Canvas,
+    pen: &Pen,
+    (x, y): (f64, f64),
+    (label, value): (&str, &str),
+    (probability, threshold): (f64, f64),
+    colour: Option<Rgb<u8>>,
+) {
     let text_x = x + 22.0;
     let Some(colour) = colour else {
         pen.write(canvas, label, Face::Regular, 18.0, (text_x, y + 18.0), QUIET);
@@ -137,5 +164,9 @@ fn row(canvas: &mut Canvas, pen: &Pen, (x, y): (f64, f64), (label, value): (&str
     canvas.plate(bar, RULE, 1.0);
     canvas.plate(Rect { width: bar.width * probability.clamp(0.0, 1.0), ..bar }, colour, 1.0);
     let tick = bar.x + bar.width * threshold.clamp(0.0, 1.0);
-    canvas.plate(Rect { x: tick - 1.0, y: bar.y - 4.0, width: 3.0, height: bar.height + 8.0 }, INK, 1.0);
+    canvas.plate(
+        Rect { x: tick - 1.0, y: bar.y - 4.0, width: 3.0, height: bar.height + 8.0 },
+        INK,
+        1.0,
+    );
 }

@@ -23,7 +23,8 @@ pub(super) fn free(region: Rect, (width, height): (f64, f64), frame: Rect, taken
         width,
         height,
     };
-    let (left, centre, right) = (region.x, region.x + (region.width - width) / 2.0, region.right() - width);
+    let (left, centre, right) =
+        (region.x, region.x + (region.width - width) / 2.0, region.right() - width);
     let (above, below) = (region.y - height - GAP, region.bottom() + GAP);
     let middle = region.y + (region.height - height) / 2.0;
     let mut places = vec![
@@ -46,13 +47,17 @@ pub(super) fn free(region: Rect, (width, height): (f64, f64), frame: Rect, taken
     }
     let cost = |place: &Rect| taken.iter().map(|other| place.overlap(*other, 3.0)).sum::<f64>();
     let best = places.iter().position(|place| cost(place) == 0.0);
-    let best = best.and_then(|index| places.get(index)).or_else(|| places.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))));
+    let best = best
+        .and_then(|index| places.get(index))
+        .or_else(|| places.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))));
     best.copied().unwrap_or(inside(left, above))
 }
 
 /// A line from a label to its region, where they are apart.
 pub(super) fn leader(label: Rect, region: Rect) -> Option<([f64; 2], [f64; 2])> {
-    let nearest = |rect: Rect, p: [f64; 2]| [p[0].clamp(rect.x, rect.right()), p[1].clamp(rect.y, rect.bottom())];
+    let nearest = |rect: Rect, p: [f64; 2]| {
+        [p[0].clamp(rect.x, rect.right()), p[1].clamp(rect.y, rect.bottom())]
+    };
     let centre = [region.x + region.width / 2.0, region.y + region.height / 2.0];
     let from = nearest(label, centre);
     let to = nearest(region, from);

@@ -39,7 +39,15 @@ impl Pen {
     }
 
     /// Writes `text` from `(x, baseline)` on.
-    pub(super) fn write(&self, canvas: &mut Canvas, text: &str, face: Face, size: f64, (x, baseline): (f64, f64), colour: Rgb<u8>) {
+    pub(super) fn write(
+        &self,
+        canvas: &mut Canvas,
+        text: &str,
+        face: Face,
+        size: f64,
+        (x, baseline): (f64, f64),
+        colour: Rgb<u8>,
+    ) {
         let Some(font) = self.font(face) else { return };
         let scale = PxScale::from(pixels_per_em(size));
         let scaled = font.as_scaled(scale);
@@ -77,10 +85,20 @@ impl Pen {
     }
 
     /// `text` in lines of at most `width` pixels, at most `most` of them; the last one shows by an ellipsis that there is more.
-    pub(super) fn wrapped(&self, text: &str, face: Face, size: f64, width: f64, most: usize) -> Vec<String> {
+    pub(super) fn wrapped(
+        &self,
+        text: &str,
+        face: Face,
+        size: f64,
+        width: f64,
+        most: usize,
+    ) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for word in text.split_whitespace().take(400) {
-            let joined = lines.last().map(|line| format!("{line} {word}")).filter(|line| self.width(line, face, size) <= width);
+            let joined = lines
+                .last()
+                .map(|line| format!("{line} {word}"))
+                .filter(|line| self.width(line, face, size) <= width);
             let full = lines.len() == most;
             match (joined, lines.last_mut()) {
                 (Some(joined), Some(last)) => *last = joined,
@@ -108,14 +126,20 @@ mod tests {
     #[test]
     fn fonts_are_there_and_text_fits() {
         let pen = Pen::new();
-        assert!(pen.width("Cardiomegaly", Face::Bold, 20.0) > pen.width("Cardiomegaly", Face::Regular, 20.0));
+        assert!(
+            pen.width("Cardiomegaly", Face::Bold, 20.0)
+                > pen.width("Cardiomegaly", Face::Regular, 20.0)
+        );
         let long = "pleural effusion with a long explanation of why ".repeat(9);
         for width in [30.0, 90.0, 333.0] {
             let fitted = pen.fitted(&long, Face::Regular, 18.0, width);
             assert!(pen.width(&fitted, Face::Regular, 18.0) <= width && fitted.ends_with('…'));
             let lines = pen.wrapped(&long, Face::Regular, 18.0, width, 3);
             assert_eq!(lines.len(), 3);
-            assert!(lines.iter().all(|line| pen.width(line, Face::Regular, 18.0) <= width), "{lines:?}");
+            assert!(
+                lines.iter().all(|line| pen.width(line, Face::Regular, 18.0) <= width),
+                "{lines:?}"
+            );
             assert!(lines[2].ends_with('…'));
         }
         assert_eq!(pen.wrapped("no finding", Face::Regular, 18.0, 333.0, 3), ["no finding"]);

@@ -84,7 +84,11 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    pub(crate) fn parse(bytes: &[u8], outline: &Outline, encoding: Encoding) -> Result<Self, PrepareError> {
+    pub(crate) fn parse(
+        bytes: &[u8],
+        outline: &Outline,
+        encoding: Encoding,
+    ) -> Result<Self, PrepareError> {
         let mut wanted = Vec::new();
         let mut groups = Vec::new();
         for element in &outline.elements {
@@ -92,8 +96,14 @@ impl Attributes {
                 append(&mut wanted, slice(bytes, element.whole.clone()), element.tag, encoding);
             }
         }
-        for tag in [tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE] {
-            let item = outline.elements.iter().find(|element| element.tag == tag).and_then(|element| element.first_item.clone());
+        for tag in
+            [tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE]
+        {
+            let item = outline
+                .elements
+                .iter()
+                .find(|element| element.tag == tag)
+                .and_then(|element| element.first_item.clone());
             if let Some(item) = item {
                 groups.push(parse(bytes.get(item).unwrap_or_default(), encoding)?);
             }
@@ -134,8 +144,11 @@ impl Attributes {
 
     /// The first value as an integer that has to be there.
     pub(crate) fn required(&self, tag: Tag, name: &str) -> Result<i64, PrepareError> {
-        self.integer(tag)?
-            .ok_or_else(|| PrepareError::corrupt(format!("the object has pixel data and no {name} {tag}, without which it cannot be read")))
+        self.integer(tag)?.ok_or_else(|| {
+            PrepareError::corrupt(format!(
+                "the object has pixel data and no {name} {tag}, without which it cannot be read"
+            ))
+        })
     }
 }
 
@@ -144,7 +157,8 @@ fn append(wanted: &mut Vec<u8>, element: &[u8], tag: Tag, encoding: Encoding) {
     let known = || StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed().to_bytes());
     if encoding == Encoding::EXPLICIT_LITTLE
         && element.get(4..6) == Some(b"UN")
-        && let (Some(vr), Some(head), Some(length), Some(value)) = (known(), element.get(..4), element.get(8..12), element.get(12..))
+        && let (Some(vr), Some(head), Some(length), Some(value)) =
+            (known(), element.get(..4), element.get(8..12), element.get(12..))
         && &vr != b"SQ"
     {
         wanted.extend_from_slice(head);
@@ -170,8 +184,11 @@ fn parse(bytes: &[u8], encoding: Encoding) -> Result<InMemDicomObject, PrepareEr
         Encoding { .. } => entries::EXPLICIT_VR_LITTLE_ENDIAN.erased(),
     };
     // The parser's own message may quote a value, so it goes no further.
-    InMemDicomObject::read_dataset_with_ts(bytes, &syntax)
-        .map_err(|_| PrepareError::corrupt("the elements that describe the image cannot be parsed: the file is damaged"))
+    InMemDicomObject::read_dataset_with_ts(bytes, &syntax).map_err(|_| {
+        PrepareError::corrupt(
+            "the elements that describe the image cannot be parsed: the file is damaged",
+        )
+    })
 }
 
 fn not_a_number(tag: Tag) -> PrepareError {
@@ -185,7 +202,10 @@ pub(crate) fn first_item(object: &InMemDicomObject, tag: Tag) -> Option<&InMemDi
 
 /// An element's value, unless it is empty.
 pub(crate) fn primitive(object: &InMemDicomObject, tag: Tag) -> Option<&PrimitiveValue> {
-    object.get(tag).and_then(|element| element.value().primitive()).filter(|value| value.multiplicity() > 0)
+    object
+        .get(tag)
+        .and_then(|element| element.value().primitive())
+        .filter(|value| value.multiplicity() > 0)
 }
 
 /// The first value as text, without padding; `None` where it is absent or empty.
@@ -196,7 +216,10 @@ pub(crate) fn text(object: &InMemDicomObject, tag: Tag) -> Option<String> {
 }
 
 /// All values as numbers; `None` where the element is absent or empty.
-pub(crate) fn floats(object: &InMemDicomObject, tag: Tag) -> Result<Option<Vec<f64>>, PrepareError> {
+pub(crate) fn floats(
+    object: &InMemDicomObject,
+    tag: Tag,
+) -> Result<Option<Vec<f64>>, PrepareError> {
     if text(object, tag).is_none() {
         return Ok(None);
     }
@@ -209,7 +232,10 @@ pub(crate) fn floats(object: &InMemDicomObject, tag: Tag) -> Result<Option<Vec<f
 }
 
 /// All values as integers; `None` where the element is absent or empty.
-pub(crate) fn integers(object: &InMemDicomObject, tag: Tag) -> Result<Option<Vec<i64>>, PrepareError> {
+pub(crate) fn integers(
+    object: &InMemDicomObject,
+    tag: Tag,
+) -> Result<Option<Vec<i64>>, PrepareError> {
     let Some(value) = primitive(object, tag) else { return Ok(None) };
     value.to_multi_int::<i64>().map(Some).map_err(|_| not_a_number(tag))
 }

@@ -16,12 +16,17 @@ const OLDEST: u32 = 90;
 ///
 /// Free text is never taken. Coded texts pass only where they look like codes, UIDs only where the standard defines
 /// them: an identifier may have been typed into any field.
-pub(crate) fn describe(attributes: &Attributes, syntax: &str, source: Source) -> (Source, Identifiers) {
+pub(crate) fn describe(
+    attributes: &Attributes,
+    syntax: &str,
+    source: Source,
+) -> (Source, Identifiers) {
     let coded = |tag| attributes.text(tag).and_then(|text| code(&text));
     let class = attributes.text(tags::SOP_CLASS_UID);
     let source = Source {
         transfer_syntax: TransferSyntaxRegistry.get(syntax).map(|known| known.uid().to_owned()),
-        sop_class: class.and_then(|uid| Some(StandardSopClassDictionary.by_uid(&uid)?.uid().to_owned())),
+        sop_class: class
+            .and_then(|uid| Some(StandardSopClassDictionary.by_uid(&uid)?.uid().to_owned())),
         modality: coded(tags::MODALITY),
         body_part: coded(tags::BODY_PART_EXAMINED),
         view_position: coded(tags::VIEW_POSITION),
@@ -44,7 +49,9 @@ pub(crate) fn describe(attributes: &Attributes, syntax: &str, source: Source) ->
 fn code(text: &str) -> Option<String> {
     let text = text.trim().to_ascii_uppercase();
     let shaped = (1..=16).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b' ' || b == b'_');
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b' ' || b == b'_');
     let numbered = text.as_bytes().windows(3).any(|run| run.iter().all(u8::is_ascii_digit));
     (shaped && !numbered).then_some(text)
 }
@@ -62,7 +69,9 @@ fn spacing(attributes: &Attributes) -> Option<[f64; 2]> {
     .into_iter()
     .find_map(|(object, tag)| match floats(object, tag).ok()??.as_slice() {
         // A spacing that is not one says nothing; metres and micrometres are slips of a writer.
-        &[row, column] if (1e-3..=100.0).contains(&row) && (1e-3..=100.0).contains(&column) => Some([row, column]),
+        &[row, column] if (1e-3..=100.0).contains(&row) && (1e-3..=100.0).contains(&column) => {
+            Some([row, column])
+        }
         _ => None,
     })
 }
@@ -113,7 +122,8 @@ fn date(text: &str) -> Option<(u32, u32, u32)> {
     }
     let part = |range: std::ops::Range<usize>| digits.get(range)?.parse::<u32>().ok();
     let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
-    ((1..=12).contains(&month) && (1..=31).contains(&day) && year >= 1850).then_some((year, month, day))
+    ((1..=12).contains(&month) && (1..=31).contains(&day) && year >= 1850)
+        .then_some((year, month, day))
 }
 
 #[cfg(test)]

@@ -1,19 +1,15 @@
-//! The first frame's samples, decoded where they are compressed.
+//! The first frame: what the object declares of it, and its samples one by one.
 
 use std::borrow::Cow;
 
-use dicom_core::value::C;
 use dicom_dictionary_std::tags;
-use dicom_encoding::{
-    Codec, TransferSyntaxIndex as _,
-    adapters::{PixelDataObject, RawPixelData},
-};
-use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
-use super::attributes::{Attributes, slice};
+use super::{
+    attributes::{Attributes, slice},
+    stream,
+};
 use crate::{
     Limits, PrepareError,
-    codestream::{self, Shape},
     guard::{Encoding, Outline, PixelBytes},
 };
 
@@ -68,7 +64,7 @@ impl Photometric {
 
 /// How the samples of one pixel lie in the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Layout {
+pub(super) enum Layout {
     Interleaved,
     Planar,
     /// Two pixels share their chrominance: Y Y Cb Cr.
@@ -89,13 +85,13 @@ pub(crate) struct Frame<'a> {
     /// The samples are red, green and blue, whatever the photometric interpretation was before decoding.
     pub(crate) is_rgb: bool,
     /// Bits that the samples are shifted up by: High Bit + 1 - Bits Stored.
-    shift: u16,
-    bytes_per_sample: usize,
-    samples: usize,
-    layout: Layout,
-    big: bool,
-    swapped: bool,
-    data: Cow<'a, [u8]>,
+    pub(super) shift: u16,
+    pub(super) bytes_per_sample: usize,
+    pub(super) samples: usize,
+    pub(super) layout: Layout,
+    pub(super) big: bool,
+    pub(super) swapped: bool,
+    pub(super) data: Cow<'a, [u8]>,
 }
 
 impl Frame<'_> {
@@ -116,11 +112,13 @@ impl Frame<'_> {
             1 => u32::from(self.byte(if self.swapped { at ^ 1 } else { at })),
             2 => u32::from(self.word([self.byte(at), self.byte(at + 1)])),
             _ => {
-                let bytes = [self.byte(at), self.byte(at + 1), self.byte(at + 2), self.byte(at + 3)];
+                let bytes =
+                    [self.byte(at), self.byte(at + 1), self.byte(at + 2), self.byte(at + 3)];
                 if self.big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
             }
         };
-        value.checked_shr(self.shift.into()).unwrap_or_default() & u32::MAX.checked_shr(32 - u32::from(self.bits)).unwrap_or_default()
+        value.checked_shr(self.shift.into()).unwrap_or_default()
+            & u32::MAX.checked_shr(32 - u32::from(self.bits)).unwrap_or_default()
     }
 
     /// The stored value that the bits `raw` mean.
@@ -140,23 +138,24 @@ impl Frame<'_> {
 }
 
 /// What the image pixel module (PS3.3 section C.7.6.3) declares.
-struct Declared {
-    width: u16,
-    height: u16,
-    frames: u32,
-    samples: u16,
-    allocated: u16,
-    bits: u16,
-    high: u16,
-    signed: bool,
-    planar: bool,
-    photometric: Photometric,
+pub(super) struct Declared {
+    pub(super) width: u16,
+    pub(super) height: u16,
+    pub(super) frames: u32,
+    pub(super) samples: u16,
+    pub(super) allocated: u16,
+    pub(super) bits: u16,
+    pub(super) high: u16,
+    pub(super) signed: bool,
+    pub(super) planar: bool,
+    pub(super) photometric: Photometric,
 }
 
 fn declared(attributes: &Attributes, limits: &Limits) -> Result<Declared, PrepareError> {
     let small = |tag, name: &str| {
         let value = attributes.required(tag, name)?;
-        u16::try_from(value).map_err(|_| PrepareError::corrupt(format!("{name} {tag} is out of range")))
+        u16::try_from(value)
+            .map_err(|_| PrepareError::corrupt(format!("{name} {tag} is out of range")))
     };
     let (height, width) = (small(tags::ROWS, "Rows")?, small(tags::COLUMNS, "Columns")?);
     limits.check_pixels(width.into(), height.into())?;
@@ -170,11 +169,14 @@ fn declared(attributes: &Attributes, limits: &Limits) -> Result<Declared, Prepar
     }
     let allocated = small(tags::BITS_ALLOCATED, "Bits Allocated")?;
     if !matches!(allocated, 1 | 8 | 16 | 32) {
-        return Err(PrepareError::unsupported(format!("{allocated} bits allocated per sample; 1, 8, 16 and 32 are read")));
+        return Err(PrepareError::unsupported(format!(
+            "{allocated} bits allocated per sample; 1, 8, 16 and 32 are read"
+        )));
     }
     let optional = |tag, name: &str, otherwise: u16| {
         let value = attributes.integer(tag)?.unwrap_or(otherwise.into());
-        u16::try_from(value).map_err(|_| PrepareError::corrupt(format!("{name} {tag} is out of range")))
+        u16::try_from(value)
+            .map_err(|_| PrepareError::corrupt(format!("{name} {tag} is out of range")))
     };
     let bits = optional(tags::BITS_STORED, "Bits Stored", allocated)?;
     let high = optional(tags::HIGH_BIT, "High Bit", bits.saturating_sub(1))?;
@@ -183,9 +185,11 @@ fn declared(attributes: &Attributes, limits: &Limits) -> Result<Declared, Prepar
             "{bits} bits stored with high bit {high} do not fit {allocated} bits allocated"
         )));
     }
-    let text = attributes
-        .text(tags::PHOTOMETRIC_INTERPRETATION)
-        .ok_or_else(|| PrepareError::corrupt("the object has pixel data and no Photometric Interpretation (0028,0004)"))?;
+    let text = attributes.text(tags::PHOTOMETRIC_INTERPRETATION).ok_or_else(|| {
+        PrepareError::corrupt(
+            "the object has pixel data and no Photometric Interpretation (0028,0004)",
+        )
+    })?;
     let photometric = Photometric::parse(&text).ok_or_else(|| {
         PrepareError::unsupported(
             "the Photometric Interpretation (0028,0004) is not one of MONOCHROME1, MONOCHROME2, PALETTE COLOR, RGB, YBR_FULL, YBR_FULL_422, YBR_ICT and YBR_RCT",
@@ -193,7 +197,10 @@ fn declared(attributes: &Attributes, limits: &Limits) -> Result<Declared, Prepar
     })?;
     let samples = optional(tags::SAMPLES_PER_PIXEL, "Samples per Pixel", photometric.samples())?;
     if samples != photometric.samples() {
-        return Err(PrepareError::corrupt(format!("{samples} samples per pixel contradict {}", photometric.name())));
+        return Err(PrepareError::corrupt(format!(
+            "{samples} samples per pixel contradict {}",
+            photometric.name()
+        )));
     }
     Ok(Declared {
         width,
@@ -225,18 +232,29 @@ pub(crate) fn first<'a>(
         }
         Some(PixelBytes::Encapsulated { offsets, fragments }) => {
             let declared = declared(attributes, limits)?;
-            let fragments: Vec<&[u8]> = fragments.iter().map(|range| slice(body, range.clone())).collect();
-            let data = first_frame(&fragments, slice(body, offsets.clone()), declared.frames, syntax)?;
-            encapsulated(data, declared, syntax)
+            let fragments: Vec<&[u8]> =
+                fragments.iter().map(|range| slice(body, range.clone())).collect();
+            let data = stream::first_frame(
+                &fragments,
+                slice(body, offsets.clone()),
+                declared.frames,
+                syntax,
+            )?;
+            stream::decode(data, declared, syntax)
         }
-        Some(PixelBytes::Other(what)) => {
-            Err(PrepareError::unsupported(format!("the object holds {what}; integer Pixel Data (7FE0,0010) is read")))
-        }
+        Some(PixelBytes::Other(what)) => Err(PrepareError::unsupported(format!(
+            "the object holds {what}; integer Pixel Data (7FE0,0010) is read"
+        ))),
         None => Err(PrepareError::truncated("the object has no pixel data")),
     }
 }
 
-fn native(value: &[u8], declared: Declared, big: bool, words: bool) -> Result<Frame<'_>, PrepareError> {
+pub(super) fn native(
+    value: &[u8],
+    declared: Declared,
+    big: bool,
+    words: bool,
+) -> Result<Frame<'_>, PrepareError> {
     let pixels = u64::from(declared.width) * u64::from(declared.height);
     let layout = match declared.photometric {
         _ if declared.allocated == 1 => Layout::Packed,
@@ -279,214 +297,4 @@ fn native(value: &[u8], declared: Declared, big: bool, words: bool) -> Result<Fr
         swapped: big && words && declared.allocated == 8,
         data: Cow::Borrowed(value),
     })
-}
-
-/// Gathers the first frame's fragments (PS3.5 section A.4).
-fn first_frame<'a>(fragments: &[&'a [u8]], offsets: &[u8], frames: u32, syntax: &str) -> Result<Cow<'a, [u8]>, PrepareError> {
-    let Some(&first) = fragments.first() else {
-        return Err(PrepareError::truncated("the compressed pixel data has no fragment: send the file again, whole"));
-    };
-    if fragments.len() == 1 || fragments.len() == frames as usize || syntax == RLE {
-        return Ok(Cow::Borrowed(first));
-    }
-    let second = offsets.get(4..8).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes).map(|offset| offset as usize);
-    let mut at = 0;
-    let mut whole = Vec::new();
-    for (index, fragment) in fragments.iter().enumerate() {
-        let starts_anew = match second {
-            Some(second) => at >= second,
-            // Without an offset table: the stream's start marker says where the next frame begins.
-            None => frames > 1 && fragment.get(..2) == first.get(..2),
-        };
-        if index > 0 && starts_anew {
-            break;
-        }
-        whole.extend_from_slice(fragment);
-        at += fragment.len() + 8;
-    }
-    Ok(Cow::Owned(whole))
-}
-
-const RLE: &str = "1.2.840.10008.1.2.5";
-const DEFLATED_FRAME: &str = "1.2.840.10008.1.2.8.1";
-
-/// Families of codecs, for the checks that go before decoding.
-#[derive(PartialEq)]
-enum Family {
-    Jpeg,
-    JpegLs,
-    Jpeg2000,
-    JpegXl,
-    Rle,
-    Plain,
-}
-
-fn family(syntax: &str) -> Option<Family> {
-    let last = syntax.strip_prefix("1.2.840.10008.1.2.")?;
-    Some(match last {
-        "4.50" | "4.51" | "4.57" | "4.70" => Family::Jpeg,
-        "4.80" | "4.81" => Family::JpegLs,
-        "4.90" | "4.91" | "4.92" | "4.93" | "4.201" | "4.202" | "4.203" => Family::Jpeg2000,
-        "4.110" | "4.111" | "4.112" => Family::JpegXl,
-        "5" => Family::Rle,
-        "1.98" => Family::Plain,
-        _ => return None,
-    })
-}
-
-fn encapsulated<'a>(data: Cow<'a, [u8]>, declared: Declared, syntax: &str) -> Result<Frame<'a>, PrepareError> {
-    let registered = TransferSyntaxRegistry.get(syntax);
-    let name = registered.map_or("unknown", |syntax| syntax.name());
-    let unsupported = || PrepareError::unsupported(format!("pixel data compressed as {name} is not read: export the image as JPEG, JPEG-LS, JPEG 2000, RLE or uncompressed"));
-    let family = family(syntax).filter(|_| syntax != DEFLATED_FRAME).ok_or_else(unsupported)?;
-    if family == Family::Plain {
-        let whole = native(&[], Declared { frames: 0, ..declared }, false, false)?;
-        let need = whole.pixels() * whole.samples * whole.bytes_per_sample;
-        if data.len() < need && whole.layout != Layout::Packed {
-            return Err(PrepareError::truncated(format!("the first frame has {} bytes where {need} are needed", data.len())));
-        }
-        return Ok(Frame { data, frames: declared.frames.max(1), ..whole });
-    }
-    let shape = shape(&family, &data, &declared)?;
-    if (shape.width, shape.height) != (declared.width.into(), declared.height.into()) {
-        return Err(PrepareError::corrupt(format!(
-            "the compressed frame is {} x {} pixels and the object declares {} x {}",
-            shape.width, shape.height, declared.width, declared.height
-        )));
-    }
-    if shape.precision > 16 {
-        return Err(PrepareError::unsupported(format!("{} bits per compressed sample; up to 16 are read", shape.precision)));
-    }
-    if shape.components != declared.samples || shape.precision == 0 {
-        return Err(PrepareError::corrupt(format!(
-            "the compressed frame has {} components of {} bits and the object declares {} of {}",
-            shape.components, shape.precision, declared.samples, declared.bits
-        )));
-    }
-    if shape.cosine && shape.precision != 8 {
-        return Err(PrepareError::unsupported(format!(
-            "lossy JPEG of {} bits (JPEG Extended) is not read: export the image as JPEG Lossless, JPEG-LS, JPEG 2000 or uncompressed",
-            shape.precision
-        )));
-    }
-    let Some(Codec::EncapsulatedPixelData(Some(decoder), _)) = registered.map(|syntax| syntax.codec()) else {
-        return Err(unsupported());
-    };
-    let allocated = if shape.precision <= 8 { 8 } else { 16 };
-    let stream = Stream { syntax, data: &data, declared: &declared, allocated };
-    let mut decoded = Vec::new();
-    decoder.decode_frame(&stream, 0, &mut decoded).map_err(|error| {
-        PrepareError::corrupt(format!("the first frame cannot be decoded as {name}: the file is damaged, or uses a part of that format which is not read"))
-            .because(error)
-    })?;
-    let bytes_per_sample = usize::from(allocated / 8);
-    let need = usize::from(declared.width) * usize::from(declared.height) * usize::from(declared.samples) * bytes_per_sample;
-    if decoded.len() < need {
-        return Err(PrepareError::corrupt(format!("the first frame decodes to {} bytes where {need} are needed", decoded.len())));
-    }
-    let is_rgb = match family {
-        // These decoders give red, green and blue for every colour that has three components.
-        Family::Jpeg | Family::JpegXl => true,
-        Family::Jpeg2000 => !matches!(declared.photometric, Photometric::YbrFull | Photometric::YbrFull422),
-        _ => declared.photometric == Photometric::Rgb,
-    };
-    // A stream that states its own precision is believed; the others hold samples as the object lays them out.
-    let (bits, shift) = match family {
-        Family::Rle | Family::JpegXl => (declared.bits, declared.high + 1 - declared.bits),
-        _ => (shape.precision, 0),
-    };
-    Ok(Frame {
-        width: shape.width,
-        height: shape.height,
-        frames: declared.frames,
-        photometric: declared.photometric,
-        bits,
-        signed: declared.signed,
-        is_rgb: is_rgb && declared.samples == 3,
-        shift,
-        bytes_per_sample,
-        samples: declared.samples.into(),
-        layout: if family == Family::JpegLs && shape.planar { Layout::Planar } else { Layout::Interleaved },
-        big: false,
-        swapped: false,
-        data: Cow::Owned(decoded),
-    })
-}
-
-fn shape(family: &Family, data: &[u8], declared: &Declared) -> Result<Shape, PrepareError> {
-    let as_declared = Shape {
-        width: declared.width.into(),
-        height: declared.height.into(),
-        components: declared.samples,
-        precision: declared.allocated,
-        planar: false,
-        cosine: false,
-    };
-    match family {
-        Family::Jpeg | Family::JpegLs => codestream::jpeg(data).map(|(shape, _)| shape),
-        Family::Jpeg2000 => codestream::jpeg_2000(data),
-        Family::JpegXl => {
-            let (width, height) = codestream::jpeg_xl(data)?;
-            Ok(Shape { width, height, ..as_declared })
-        }
-        Family::Rle | Family::Plain => Ok(as_declared),
-    }
-}
-
-/// One compressed frame as dicom-rs's codecs want to see it.
-struct Stream<'a> {
-    syntax: &'a str,
-    data: &'a [u8],
-    declared: &'a Declared,
-    allocated: u16,
-}
-
-impl PixelDataObject for Stream<'_> {
-    fn transfer_syntax_uid(&self) -> &str {
-        self.syntax
-    }
-
-    fn rows(&self) -> Option<u16> {
-        Some(self.declared.height)
-    }
-
-    fn cols(&self) -> Option<u16> {
-        Some(self.declared.width)
-    }
-
-    fn samples_per_pixel(&self) -> Option<u16> {
-        Some(self.declared.samples)
-    }
-
-    fn bits_allocated(&self) -> Option<u16> {
-        Some(self.allocated)
-    }
-
-    fn bits_stored(&self) -> Option<u16> {
-        Some(self.declared.bits.min(self.allocated))
-    }
-
-    fn photometric_interpretation(&self) -> Option<&str> {
-        Some(self.declared.photometric.name())
-    }
-
-    fn number_of_frames(&self) -> Option<u32> {
-        Some(1)
-    }
-
-    fn number_of_fragments(&self) -> Option<u32> {
-        Some(1)
-    }
-
-    fn fragment(&self, fragment: usize) -> Option<Cow<'_, [u8]>> {
-        (fragment == 0).then_some(Cow::Borrowed(self.data))
-    }
-
-    fn offset_table(&self) -> Option<Cow<'_, [u32]>> {
-        Some(Cow::Borrowed(&[]))
-    }
-
-    fn raw_pixel_data(&self) -> Option<RawPixelData> {
-        Some(RawPixelData { fragments: C::from_iter([self.data.to_vec()]), offset_table: C::new() })
-    }
 }

@@ -11,7 +11,10 @@ use super::{
     frame::{Frame, Photometric},
     lut::Lut,
 };
-use crate::{PrepareError, render::{Grey, luma, percentiles, picture}};
+use crate::{
+    PrepareError,
+    render::{Grey, luma, percentiles, picture},
+};
 
 /// Renders one frame:
 ///
@@ -23,7 +26,11 @@ use crate::{PrepareError, render::{Grey, luma, percentiles, picture}};
 /// 5. **eight bits**, with pixel padding black.
 ///
 /// Colour goes to luminance (Rec. 601) and has no window. Overlays are ignored.
-pub(crate) fn render(frame: &Frame<'_>, attributes: &Attributes, notes: &mut Vec<String>) -> Result<Grey, PrepareError> {
+pub(crate) fn render(
+    frame: &Frame<'_>,
+    attributes: &Attributes,
+    notes: &mut Vec<String>,
+) -> Result<Grey, PrepareError> {
     match frame.photometric {
         Photometric::Monochrome1 | Photometric::Monochrome2 => monochrome(frame, attributes, notes),
         Photometric::Palette => palette(frame, attributes, notes),
@@ -32,24 +39,45 @@ pub(crate) fn render(frame: &Frame<'_>, attributes: &Attributes, notes: &mut Vec
 }
 
 fn colour(frame: &Frame<'_>, notes: &mut Vec<String>) -> Result<Grey, PrepareError> {
-    let to_eight = |raw: u32| (u64::from(raw) * 255 / (u64::from(u32::MAX) >> (32 - u32::from(frame.bits)))) as u8;
+    let to_eight = |raw: u32| {
+        (u64::from(raw) * 255 / (u64::from(u32::MAX) >> (32 - u32::from(frame.bits)))) as u8
+    };
     let pixels = (0..frame.pixels()).map(|pixel| {
         let sample = |index| to_eight(frame.raw(pixel, index));
         // The first component of every YBR interpretation is the luminance already.
         if frame.is_rgb { luma([sample(0), sample(1), sample(2)]) } else { sample(0) }
     });
     notes.push("colour shown as its luminance".to_owned());
-    Ok(Grey { image: picture(frame.width, frame.height, pixels.collect())?, window: WindowMethod::Identity, inverted: false })
+    Ok(Grey {
+        image: picture(frame.width, frame.height, pixels.collect())?,
+        window: WindowMethod::Identity,
+        inverted: false,
+    })
 }
 
-fn palette(frame: &Frame<'_>, attributes: &Attributes, notes: &mut Vec<String>) -> Result<Grey, PrepareError> {
+fn palette(
+    frame: &Frame<'_>,
+    attributes: &Attributes,
+    notes: &mut Vec<String>,
+) -> Result<Grey, PrepareError> {
     const TABLES: [(Tag, Tag); 3] = [
-        (tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA),
-        (tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA),
-        (tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA),
+        (
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+        (
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+        (
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
     ];
     if !attributes.has(tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA) {
-        return Err(PrepareError::unsupported("a PALETTE COLOR image with segmented lookup tables, or with none"));
+        return Err(PrepareError::unsupported(
+            "a PALETTE COLOR image with segmented lookup tables, or with none",
+        ));
     }
     let mut tables = Vec::with_capacity(TABLES.len());
     for (descriptor, data) in TABLES {
@@ -57,14 +85,24 @@ fn palette(frame: &Frame<'_>, attributes: &Attributes, notes: &mut Vec<String>) 
     }
     let pixels = (0..frame.pixels()).map(|pixel| {
         let stored = frame.stored(frame.raw(pixel, 0));
-        let mut rgb = tables.iter().map(|table| (u32::from(table.get(stored)) * 255 / u32::from(table.top.max(1))) as u8);
+        let mut rgb = tables
+            .iter()
+            .map(|table| (u32::from(table.get(stored)) * 255 / u32::from(table.top.max(1))) as u8);
         luma(std::array::from_fn(|_| rgb.next().unwrap_or_default()))
     });
     notes.push("colour shown as its luminance".to_owned());
-    Ok(Grey { image: picture(frame.width, frame.height, pixels.collect())?, window: WindowMethod::Identity, inverted: false })
+    Ok(Grey {
+        image: picture(frame.width, frame.height, pixels.collect())?,
+        window: WindowMethod::Identity,
+        inverted: false,
+    })
 }
 
-fn monochrome(frame: &Frame<'_>, attributes: &Attributes, notes: &mut Vec<String>) -> Result<Grey, PrepareError> {
+fn monochrome(
+    frame: &Frame<'_>,
+    attributes: &Attributes,
+    notes: &mut Vec<String>,
+) -> Result<Grey, PrepareError> {
     let modality = Modality::read(attributes, frame.signed)?;
     let padding = padding(frame, attributes)?;
     let is_padding = |stored: i64| padding.as_ref().is_some_and(|range| range.contains(&stored));
@@ -87,16 +125,24 @@ fn monochrome(frame: &Frame<'_>, attributes: &Attributes, notes: &mut Vec<String
             .collect()
     } else {
         let stride = frame.pixels().div_ceil(1 << 20).max(1);
-        let stored = (0..frame.pixels()).step_by(stride).map(|pixel| frame.stored(frame.raw(pixel, 0)));
-        stored.filter(|&stored| !is_padding(stored)).map(|stored| (modality.apply(stored), 1)).collect()
+        let stored =
+            (0..frame.pixels()).step_by(stride).map(|pixel| frame.stored(frame.raw(pixel, 0)));
+        stored
+            .filter(|&stored| !is_padding(stored))
+            .map(|stored| (modality.apply(stored), 1))
+            .collect()
     };
     if counts.iter().any(|(value, _)| !value.is_finite()) {
-        return Err(PrepareError::corrupt("the modality transform gives values that are no numbers"));
+        return Err(PrepareError::corrupt(
+            "the modality transform gives values that are no numbers",
+        ));
     }
 
     let mut voi = Voi::read(attributes, frame, &modality, &mut counts, notes)?;
     if matches!(voi, Voi::Window { .. } | Voi::Lut(_)) && shows_nothing(&voi, &counts) {
-        notes.push("the file's own window shows a blank picture: percentiles used instead".to_owned());
+        notes.push(
+            "the file's own window shows a blank picture: percentiles used instead".to_owned(),
+        );
         voi = Voi::percentiles(&mut counts);
     }
     let shade = |raw: u32| {
@@ -109,7 +155,9 @@ fn monochrome(frame: &Frame<'_>, attributes: &Attributes, notes: &mut Vec<String
     };
     let pixels = if table {
         let shades: Vec<u8> = (0..1_u32 << frame.bits).map(shade).collect();
-        (0..frame.pixels()).map(|pixel| shades.get(frame.raw(pixel, 0) as usize).copied().unwrap_or_default()).collect()
+        (0..frame.pixels())
+            .map(|pixel| shades.get(frame.raw(pixel, 0) as usize).copied().unwrap_or_default())
+            .collect()
     } else {
         (0..frame.pixels()).map(|pixel| shade(frame.raw(pixel, 0))).collect()
     };
@@ -124,13 +172,22 @@ fn shows_nothing(voi: &Voi, counts: &[(f64, u64)]) -> bool {
 }
 
 /// Stored values that stand for no tissue (PS3.3 section C.7.5.1.1.2).
-fn padding(frame: &Frame<'_>, attributes: &Attributes) -> Result<Option<RangeInclusive<i64>>, PrepareError> {
+fn padding(
+    frame: &Frame<'_>,
+    attributes: &Attributes,
+) -> Result<Option<RangeInclusive<i64>>, PrepareError> {
     // The element is signed or not as the pixels are, whatever VR it was written with.
     let as_stored = |value: i64| {
         let mask = (1_i64 << frame.bits) - 1;
-        if frame.signed { if value < 0 { value } else { frame.stored((value & mask) as u32) } } else { value & 0xFFFF_FFFF & mask.max(0xFFFF) }
+        if frame.signed {
+            if value < 0 { value } else { frame.stored((value & mask) as u32) }
+        } else {
+            value & 0xFFFF_FFFF & mask.max(0xFFFF)
+        }
     };
-    let Some(value) = attributes.integer(tags::PIXEL_PADDING_VALUE)?.map(as_stored) else { return Ok(None) };
+    let Some(value) = attributes.integer(tags::PIXEL_PADDING_VALUE)?.map(as_stored) else {
+        return Ok(None);
+    };
     let limit = attributes.integer(tags::PIXEL_PADDING_RANGE_LIMIT)?.map_or(value, as_stored);
     Ok(Some(value.min(limit)..=value.max(limit)))
 }
@@ -146,10 +203,14 @@ impl Modality {
             return Lut::in_item(item, signed).map(Self::Lut);
         }
         let from = attributes.group(tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE);
-        let first = |tag| Ok::<_, PrepareError>(floats(from, tag)?.and_then(|values| values.first().copied()));
+        let first = |tag| {
+            Ok::<_, PrepareError>(floats(from, tag)?.and_then(|values| values.first().copied()))
+        };
         let slope = first(tags::RESCALE_SLOPE)?.unwrap_or(1.0);
         if slope == 0.0 {
-            return Err(PrepareError::corrupt("Rescale Slope (0028,1053) is 0, which makes every pixel the same"));
+            return Err(PrepareError::corrupt(
+                "Rescale Slope (0028,1053) is 0, which makes every pixel the same",
+            ));
         }
         Ok(Self::Rescale { slope, intercept: first(tags::RESCALE_INTERCEPT)?.unwrap_or(0.0) })
     }
@@ -224,10 +285,13 @@ impl Voi {
             Some("LINEAR_EXACT") => Function::LinearExact,
             _ => Function::Linear,
         };
-        let first = |tag| floats(from, tag).map(|values| values.and_then(|values| values.first().copied()));
+        let first =
+            |tag| floats(from, tag).map(|values| values.and_then(|values| values.first().copied()));
         match (first(tags::WINDOW_CENTER), first(tags::WINDOW_WIDTH)) {
             (Ok(None), _) | (_, Ok(None)) => {}
-            (Ok(Some(center)), Ok(Some(width))) if width >= 1.0 || (width > 0.0 && function != Function::Linear) => {
+            (Ok(Some(center)), Ok(Some(width)))
+                if width >= 1.0 || (width > 0.0 && function != Function::Linear) =>
+            {
                 return Ok(Self::Window { center, width, function });
             }
             // Below 1 the linear formula has no meaning; writers of fractional units mean the exact one.
@@ -280,7 +344,10 @@ mod tests {
         assert_eq!(grey(0.0, 2048.0, 4096.0), 0.0);
         assert_eq!(grey(4095.0, 2048.0, 4096.0), 255.0);
         assert_eq!(grey(2047.5, 2048.0, 4096.0), 127.5);
-        assert_eq!((grey(-1.0, 0.0, 100.0), grey(0.0, 0.0, 1.0), grey(-1.0, 0.0, 1.0)), ((-0.5 / 99.0 + 0.5) * 255.0, 255.0, 0.0));
+        assert_eq!(
+            (grey(-1.0, 0.0, 100.0), grey(0.0, 0.0, 1.0), grey(-1.0, 0.0, 1.0)),
+            ((-0.5 / 99.0 + 0.5) * 255.0, 255.0, 0.0)
+        );
     }
 
     proptest! {

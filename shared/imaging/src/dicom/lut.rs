@@ -22,7 +22,12 @@ impl Lut {
     }
 
     /// Reads the table that `descriptor` describes and `data` holds.
-    pub(crate) fn read(object: &InMemDicomObject, descriptor: Tag, data: Tag, signed: bool) -> Result<Self, PrepareError> {
+    pub(crate) fn read(
+        object: &InMemDicomObject,
+        descriptor: Tag,
+        data: Tag,
+        signed: bool,
+    ) -> Result<Self, PrepareError> {
         let wrong = |what: &str| PrepareError::corrupt(format!("the lookup table {data} {what}"));
         let described = integers(object, descriptor)?.unwrap_or_default();
         let &[count, first, bits] = described.as_slice() else {

@@ -23,7 +23,8 @@ pub enum Syntax {
 
 impl Syntax {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Implicit, Self::Explicit, Self::BigEndian, Self::Deflated, Self::Rle];
+    pub const ALL: [Self; 5] =
+        [Self::Implicit, Self::Explicit, Self::BigEndian, Self::Deflated, Self::Rle];
 
     /// The transfer syntax UID.
     pub const fn uid(self) -> &'static str {
@@ -203,7 +204,9 @@ fn pixels(set: &mut Writer, picture: &GrayImage, o: &DicomOptions) {
         }
         set.fragments(&[&[], &rle(&planes)]);
     } else if o.bits > 8 {
-        let value: Vec<u8> = samples.flat_map(|sample| if set.big { sample.to_be_bytes() } else { sample.to_le_bytes() }).collect();
+        let value: Vec<u8> = samples
+            .flat_map(|sample| if set.big { sample.to_be_bytes() } else { sample.to_le_bytes() })
+            .collect();
         set.element(0x7FE0_0010, "OW", &value);
     } else {
         let value: Vec<u8> = samples.map(|sample| sample as u8).collect();
@@ -232,7 +235,13 @@ pub fn structured_report() -> Vec<u8> {
 }
 
 /// A whole file around a data set.
-pub(crate) fn file(set: Vec<u8>, syntax: &str, class: &str, instance: &str, o: &DicomOptions) -> Vec<u8> {
+pub(crate) fn file(
+    set: Vec<u8>,
+    syntax: &str,
+    class: &str,
+    instance: &str,
+    o: &DicomOptions,
+) -> Vec<u8> {
     let mut meta = Writer { explicit: true, big: false, bytes: Vec::new() };
     meta.element(0x0002_0001, "OB", &[0, 1]);
     meta.text(0x0002_0002, "UI", class);
@@ -240,7 +249,11 @@ pub(crate) fn file(set: Vec<u8>, syntax: &str, class: &str, instance: &str, o: &
     meta.text(0x0002_0010, "UI", syntax);
     meta.text(0x0002_0012, "UI", "2.25.1000");
     let mut head = Writer { explicit: true, big: false, bytes: Vec::new() };
-    head.element(0x0002_0000, "UL", &u32::try_from(meta.bytes.len()).unwrap_or_default().to_le_bytes());
+    head.element(
+        0x0002_0000,
+        "UL",
+        &u32::try_from(meta.bytes.len()).unwrap_or_default().to_le_bytes(),
+    );
     let mut bytes = Vec::new();
     if o.preamble {
         bytes.resize(128, 0);
@@ -345,7 +358,8 @@ fn pack_bits(mut plane: &[u8]) -> Vec<u8> {
             packed.extend([(1 - run as i16) as u8, first]);
             plane = plane.get(run..).unwrap_or_default();
         } else {
-            let literal = plane.windows(2).take(127).take_while(|pair| pair[0] != pair[1]).count().max(1);
+            let literal =
+                plane.windows(2).take(127).take_while(|pair| pair[0] != pair[1]).count().max(1);
             packed.push((literal - 1) as u8);
             packed.extend(plane.iter().take(literal));
             plane = plane.get(literal..).unwrap_or_default();

@@ -40,11 +40,19 @@ pub fn chest(seed: u64, width: u32, height: u32) -> GrayImage {
     let mut dice = Dice(seed);
     let heart = (dice.between(0.13, 0.2), dice.between(0.13, 0.17));
     let lung = (dice.between(0.145, 0.165), dice.between(0.29, 0.33));
-    let (ribs, tilt, bright) = (dice.between(8.0, 10.0), dice.between(0.2, 0.35), dice.between(0.92, 1.06));
+    let (ribs, tilt, bright) =
+        (dice.between(8.0, 10.0), dice.between(0.2, 0.35), dice.between(0.92, 1.06));
     let side = if dice.next().is_multiple_of(2) { 0.3 } else { 0.7 };
-    let opacity = (seed.is_multiple_of(3)).then(|| ((side, dice.between(0.4, 0.68)), dice.between(0.05, 0.08)));
+    let opacity = (seed.is_multiple_of(3))
+        .then(|| ((side, dice.between(0.4, 0.68)), dice.between(0.05, 0.08)));
     draw(width, height, &mut dice, |x, y| {
-        let body = ellipse(x, y, (0.5, 0.62), (0.47, 0.62), 0.06).max(ellipse(x, y, (0.5, 0.06), (0.13, 0.2), 0.1));
+        let body = ellipse(x, y, (0.5, 0.62), (0.47, 0.62), 0.06).max(ellipse(
+            x,
+            y,
+            (0.5, 0.06),
+            (0.13, 0.2),
+            0.1,
+        ));
         let mut grey = 0.03 + 0.52 * body;
         let lungs = [0.3, 0.7].into_iter().map(|cx| {
             let dome = 0.1 * (1.0 - ((x - cx) / 0.17).powi(2)).max(0.0);
@@ -53,7 +61,8 @@ pub fn chest(seed: u64, width: u32, height: u32) -> GrayImage {
         });
         let lungs: f64 = lungs.sum::<f64>().min(1.0);
         grey -= 0.36 * lungs;
-        let ribbed = ((y * ribs + tilt * ((x - 0.5).abs() * 14.0).sqrt()) * std::f64::consts::TAU).sin();
+        let ribbed =
+            ((y * ribs + tilt * ((x - 0.5).abs() * 14.0).sqrt()) * std::f64::consts::TAU).sin();
         grey += 0.07 * body * ribbed.max(0.0).powi(2) * if lungs > 0.2 { 1.0 } else { 0.4 };
         grey += 0.3 * ellipse(x, y, (0.55, 0.66), heart, 0.15) * lungs.mul_add(0.7, 0.3);
         grey += 0.16 * bone(x, y, (0.5, 0.0), (0.5, 1.0), 0.045) * (0.8 + 0.2 * (y * 95.0).sin());
@@ -71,20 +80,41 @@ pub fn chest(seed: u64, width: u32, height: u32) -> GrayImage {
 pub fn hand(seed: u64, width: u32, height: u32) -> GrayImage {
     let mut dice = Dice(seed ^ 0x4A4D);
     let spread = dice.between(0.9, 1.1);
-    let fingers: Vec<((f64, f64), (f64, f64))> = [(0.2, 0.48, 0.02, 0.34), (0.37, 0.42, 0.3, 0.1), (0.5, 0.4, 0.5, 0.05), (0.62, 0.43, 0.7, 0.1), (0.73, 0.49, 0.9, 0.22)]
-        .into_iter()
-        .map(|(x0, y0, x1, y1)| ((x0, y0 + 0.1), (0.5 + (x1 - 0.5) * spread, y1)))
-        .collect();
+    let fingers: Vec<((f64, f64), (f64, f64))> = [
+        (0.2, 0.48, 0.02, 0.34),
+        (0.37, 0.42, 0.3, 0.1),
+        (0.5, 0.4, 0.5, 0.05),
+        (0.62, 0.43, 0.7, 0.1),
+        (0.73, 0.49, 0.9, 0.22),
+    ]
+    .into_iter()
+    .map(|(x0, y0, x1, y1)| ((x0, y0 + 0.1), (0.5 + (x1 - 0.5) * spread, y1)))
+    .collect();
     draw(width, height, &mut dice, |x, y| {
-        let palm = ellipse(x, y, (0.48, 0.65), (0.28, 0.24), 0.08).max(bone(x, y, (0.48, 0.75), (0.48, 1.1), 0.17));
+        let palm = ellipse(x, y, (0.48, 0.65), (0.28, 0.24), 0.08).max(bone(
+            x,
+            y,
+            (0.48, 0.75),
+            (0.48, 1.1),
+            0.17,
+        ));
         let flesh = fingers.iter().map(|&(a, b)| bone(x, y, a, b, 0.055)).fold(palm, f64::max);
         let mut grey = 0.03 + 0.3 * flesh;
         for &(knuckle, tip) in &fingers {
-            let at = |share: f64| (knuckle.0 + (tip.0 - knuckle.0) * share, knuckle.1 + (tip.1 - knuckle.1) * share);
+            let at = |share: f64| {
+                (knuckle.0 + (tip.0 - knuckle.0) * share, knuckle.1 + (tip.1 - knuckle.1) * share)
+            };
             for (from, to) in [(0.02, 0.4), (0.46, 0.7), (0.76, 0.94)] {
                 grey += 0.36 * bone(x, y, at(from), at(to), 0.022);
             }
-            grey += 0.34 * bone(x, y, (0.48 + (knuckle.0 - 0.48) * 0.45, 0.8), (knuckle.0, knuckle.1 - 0.01), 0.024);
+            grey += 0.34
+                * bone(
+                    x,
+                    y,
+                    (0.48 + (knuckle.0 - 0.48) * 0.45, 0.8),
+                    (knuckle.0, knuckle.1 - 0.01),
+                    0.024,
+                );
         }
         for offset in [-0.09, 0.09] {
             grey += 0.36 * bone(x, y, (0.48 + offset, 0.9), (0.48 + offset, 1.2), 0.05);
@@ -96,7 +126,8 @@ pub fn hand(seed: u64, width: u32, height: u32) -> GrayImage {
 /// Draws `shade` (0 to 1 in both directions, value 0 to 1) with film grain.
 fn draw(width: u32, height: u32, dice: &mut Dice, shade: impl Fn(f64, f64) -> f64) -> GrayImage {
     GrayImage::from_fn(width, height, |x, y| {
-        let (u, v) = ((f64::from(x) + 0.5) / f64::from(width), (f64::from(y) + 0.5) / f64::from(height));
+        let (u, v) =
+            ((f64::from(x) + 0.5) / f64::from(width), (f64::from(y) + 0.5) / f64::from(height));
         let grain = dice.between(-0.015, 0.015);
         Luma([((shade(u, v) + grain) * 255.0).clamp(0.0, 255.0) as u8])
     })

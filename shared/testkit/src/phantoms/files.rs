@@ -12,7 +12,9 @@ pub fn png8(picture: &GrayImage) -> Vec<u8> {
 
 /// A 16-bit grey PNG file that uses a tenth of its range, as a 12-bit detector's export does.
 pub fn png16(picture: &GrayImage) -> Vec<u8> {
-    let deep = ImageBuffer::from_fn(picture.width(), picture.height(), |x, y| Luma([500 + u16::from(picture.get_pixel(x, y).0[0]) * 16]));
+    let deep = ImageBuffer::from_fn(picture.width(), picture.height(), |x, y| {
+        Luma([500 + u16::from(picture.get_pixel(x, y).0[0]) * 16])
+    });
     encoded(&DynamicImage::ImageLuma16(deep), ImageFormat::Png)
 }
 
@@ -26,7 +28,12 @@ pub fn cmyk_jpeg(picture: &GrayImage) -> Vec<u8> {
     let ink: Vec<u8> = picture.pixels().flat_map(|pixel| [0, 0, 0, 255 - pixel.0[0]]).collect();
     let side = |side: u32| u16::try_from(side).unwrap_or(u16::MAX);
     let mut bytes = Vec::new();
-    let written = Encoder::new(&mut bytes, 90).encode(&ink, side(picture.width()), side(picture.height()), ColorType::Cmyk);
+    let written = Encoder::new(&mut bytes, 90).encode(
+        &ink,
+        side(picture.width()),
+        side(picture.height()),
+        ColorType::Cmyk,
+    );
     debug_assert!(written.is_ok(), "{written:?}");
     bytes
 }
