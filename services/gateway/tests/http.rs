@@ -175,10 +175,11 @@ async fn a_body_without_a_length_is_cut_off_at_the_cap() {
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_body_that_does_not_arrive_is_given_up() {
     let never = stream::pending::<Result<Bytes, std::io::Error>>();
-    let answer = post(&gate().app, "image/png", Body::from_stream(never)).await;
+    let gate = gate_with(Config { body_timeout_ms: 1, ..Config::default() }, None);
+    let answer = post(&gate.app, "image/png", Body::from_stream(never)).await;
     assert_eq!(answer.status, StatusCode::REQUEST_TIMEOUT);
 }
 
@@ -200,10 +201,10 @@ impl Sink for Hung {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_broker_that_is_away_is_a_503_and_nothing_is_held_as_received() {
     for sink in [Arc::new(Away) as Arc<dyn Sink>, Arc::new(Hung)] {
-        let gate = gate_with(Config::default(), Some(sink));
+        let gate = gate_with(Config { send_timeout_ms: 1, ..Config::default() }, Some(sink));
         let answer = post(&gate.app, "image/png", "film").await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.header(header::RETRY_AFTER), "5");

@@ -4,6 +4,8 @@ import { h, svg } from "./dom.js";
 import { percent } from "./words.js";
 
 const CLOSEST = 16;
+// The published picture has the film at its top left, with this long side, and a panel beside it.
+const PUBLISHED_SIDE = 1024;
 const OWN_WINDOW = { width: 255, level: 127.5 };
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -171,10 +173,15 @@ export class Viewer {
     const room = pane.element.getBoundingClientRect();
     if (width === 0 || room.width === 0) return;
     const scale = this.view.zoom * Math.min(room.width / width, room.height / height);
+    const film = this.filmIn(pane, width, height);
     pane.scale = scale;
     pane.size = { width: width * scale, height: height * scale };
-    const left = room.width / 2 - this.view.x * pane.size.width;
-    const top = room.height / 2 - this.view.y * pane.size.height;
+    pane.film = { width: film.width * scale, height: film.height * scale };
+    // The whole picture where nothing is enlarged; the closer, the more the film's own middle counts.
+    const own = pane === this.left ? 1 : clamp(this.view.zoom - 1, 0, 1);
+    const middle = (whole, part, at) => (1 - own) * 0.5 * whole + own * at * part;
+    const left = room.width / 2 - middle(pane.size.width, pane.film.width, this.view.x);
+    const top = room.height / 2 - middle(pane.size.height, pane.film.height, this.view.y);
     for (const element of [pane.image, pane.heat, pane.overlay]) {
       element.style.width = `${pane.size.width}px`;
       element.style.height = `${pane.size.height}px`;
@@ -183,6 +190,15 @@ export class Viewer {
     if (!this.record?.rendition) return;
     // Labels keep their size on screen, whatever the zoom.
     pane.overlay.style.fontSize = `${(14 * this.record.rendition.width) / pane.size.width}px`;
+  }
+
+  // How much of a pane's picture is film, in the picture's own pixels.
+  filmIn(pane, width, height) {
+    const rendition = this.record?.rendition;
+    if (pane === this.left || !rendition) return { width, height };
+    const enlarged = PUBLISHED_SIDE / Math.max(rendition.width, rendition.height);
+    const film = { width: rendition.width * enlarged, height: rendition.height * enlarged };
+    return film.width <= width + 1 && film.height <= height + 1 ? film : { width, height };
   }
 
   applyWindow() {
@@ -223,12 +239,12 @@ export class Viewer {
     this.left.overlay.addEventListener("pointerout", () => this.onPoint(null));
   }
 
-  // Where in the picture an event is, from 0 to 1 along each side.
+  // Where in the film an event is, from 0 to 1 along each side.
   under(event) {
     const pane = event.target.closest?.(".pane") === this.right.element ? this.right : this.left;
     const room = pane.image.getBoundingClientRect();
-    if (room.width === 0) return null;
-    return { x: (event.clientX - room.left) / room.width, y: (event.clientY - room.top) / room.height };
+    if (room.width === 0 || !pane.film) return null;
+    return { x: (event.clientX - room.left) / pane.film.width, y: (event.clientY - room.top) / pane.film.height };
   }
 }
 

@@ -174,7 +174,9 @@ impl CaseIndex {
     /// Changes one entry, keeps the bounds, and tells the subscribers where something is different.
     fn change(&self, id: &CaseId, time: DateTime<Utc>, change: impl FnOnce(&mut CaseEntry)) {
         let mut held = self.held();
-        let mut entry = match held.entries.remove(id) {
+        let known = held.entries.remove(id);
+        let before = known.as_ref().map(|entry| Arc::clone(&entry.summary));
+        let mut entry = match known {
             Some(entry) => {
                 held.order.remove(&(entry.since(), id.clone()));
                 held.bytes = held.bytes.saturating_sub(entry.weight() + ENTRY_WEIGHT);
@@ -182,7 +184,6 @@ impl CaseIndex {
             }
             None => CaseEntry::new(id.clone(), time),
         };
-        let before = Arc::clone(&entry.summary);
         change(&mut entry);
         entry.updated_at = entry.updated_at.max(time);
         entry.summarize();
@@ -191,7 +192,7 @@ impl CaseIndex {
         held.order.insert((entry.since(), id.clone()));
         held.entries.insert(id.clone(), entry);
         held.keep_within(&self.shared.config);
-        if before != after && held.entries.contains_key(id) {
+        if before.as_ref() != Some(&after) && held.entries.contains_key(id) {
             // Within the lock, so that subscribers hear of changes in their order. Nobody may be listening.
             let _listeners = self.shared.updates.send(after);
         }

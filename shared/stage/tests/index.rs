@@ -169,10 +169,12 @@ fn the_oldest_go_first_when_there_are_too_many_or_they_are_too_large() {
     }
 }
 
-#[test]
-fn an_accepted_image_is_there_at_once_and_takes_nothing_back() {
+#[tokio::test]
+async fn an_accepted_image_is_there_at_once_and_takes_nothing_back() {
     let index = index();
+    let mut updates = index.subscribe();
     index.received(&id("film"));
+    assert!(matches!(updates.next().await, Some(Update::Case(_))));
     assert_eq!(index.get(&id("film")).unwrap().summary.state, CaseState::Received);
     index.record(&record("film", Topic::Reports, 0, 5)).unwrap();
     index.received(&id("film"));
