@@ -21,6 +21,8 @@ pub struct Kafka {
     folder: PathBuf,
     address: String,
     broker: Option<Guarded>,
+    /// It is never dropped, so its guard removes what it leaves.
+    is_shared: bool,
 }
 
 /// Keeps the broker that all tests of a process share; it ends with the process.
@@ -40,7 +42,7 @@ impl Kafka {
         static SHARED: OnceLock<Result<Held, String>> = OnceLock::new();
         let held = SHARED.get_or_init(|| match env::var("DUET_TEST_KAFKA") {
             Ok(address) if !address.is_empty() => Ok(Held::Foreign(address)),
-            _ => Self::start().map(Held::Own).map_err(|error| format!("{error:#}")),
+            _ => Self::launch(true).map(Held::Own).map_err(|error| format!("{error:#}")),
         });
         match held {
             Ok(Held::Own(kafka)) => Ok(&kafka.address),
@@ -64,6 +66,10 @@ impl Kafka {
     ///
     /// Where Java, Maven or the jars are missing, or the broker does not start.
     pub fn start() -> Result<Self> {
+        Self::launch(false)
+    }
+
+    fn launch(is_shared: bool) -> Result<Self> {
         let jars = jars()?;
         let folder = tempfile::Builder::new().prefix("duet-kafka-").tempdir()?.keep();
         let (port, controller) = (free_port()?, free_port()?);
@@ -81,7 +87,8 @@ impl Kafka {
                 String::from_utf8_lossy(&formatted.stderr)
             );
         }
-        let mut kafka = Self { folder, address: format!("127.0.0.1:{port}"), broker: None };
+        let mut kafka =
+            Self { folder, address: format!("127.0.0.1:{port}"), broker: None, is_shared };
         kafka.resume()?;
         Ok(kafka)
     }
@@ -119,7 +126,8 @@ impl Kafka {
         let before = fs::read_to_string(&log).unwrap_or_default().matches(STARTED).count();
         let mut command = java(&jars()?);
         command.arg("-Xmx512m").arg("kafka.Kafka").arg(self.folder.join("server.properties"));
-        let broker = Guarded::start("the Kafka broker", &command, &log, None)?;
+        let remove = self.is_shared.then_some(self.folder.as_path());
+        let broker = Guarded::start("the Kafka broker", &command, &log, remove)?;
         broker.wait_until(Duration::from_secs(60), |broker| {
             broker.output().matches(STARTED).count() > before
         })?;

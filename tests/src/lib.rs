@@ -1,11 +1,16 @@
-//! What the end-to-end tests stand on: a real Apache Kafka broker, and processes that end when the tests do.
+//! What the end-to-end tests stand on: a real Apache Kafka broker, the services as processes, and what came out of
+//! them.
 //!
 //! The tests themselves are one binary, `tests/e2e/`, so that the world is linked once. Deliberately absent:
 //! phantoms and bad files (see `duet-testkit`), and any test that is skipped where something is missing: it fails
 //! and says what to install.
 
+mod ends;
+mod fleet;
 mod guarded;
 mod kafka;
 
+pub use ends::Ends;
+pub use fleet::{Fleet, STAGES};
 pub use guarded::Guarded;
 pub use kafka::Kafka;

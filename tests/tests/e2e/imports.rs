@@ -1,0 +1,133 @@
+//! Imports point one way, and what is meant to have one place has one.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A crate of the workspace.
+struct Member {
+    /// For instance `services/triage`.
+    folder: String,
+    name: String,
+    dependencies: BTreeSet<String>,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn members() -> Vec<Member> {
+    let mut members = Vec::new();
+    for kind in ["services", "shared"] {
+        for entry in fs::read_dir(root().join(kind)).unwrap() {
+            let path = entry.unwrap().path();
+            let manifest = path.join("Cargo.toml");
+            if !manifest.is_file() {
+                continue;
+            }
+            let manifest: toml::Table = fs::read_to_string(manifest).unwrap().parse().unwrap();
+            // Also what a crate uses for its tests or its build alone.
+            let dependencies = ["dependencies", "dev-dependencies", "build-dependencies"]
+                .iter()
+                .filter_map(|section| manifest.get(*section)?.as_table())
+                .flat_map(|table| table.keys().cloned())
+                .collect();
+            members.push(Member {
+                folder: format!("{kind}/{}", path.file_name().unwrap().to_string_lossy()),
+                name: manifest["package"]["name"].as_str().unwrap().to_owned(),
+                dependencies,
+            });
+        }
+    }
+    assert!(members.len() > 10, "the workspace was not found");
+    members
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The members, other than `allowed`, that depend on a crate or speak of it in their code.
+fn users(what: &str, allowed: &str) -> Vec<String> {
+    let mut users = Vec::new();
+    for member in members().into_iter().filter(|member| member.folder != allowed) {
+        let is_it = |name: &String| name == what || name.starts_with(&format!("{what}-"));
+        if member.dependencies.iter().any(is_it) {
+            users.push(format!("{}/Cargo.toml", member.folder));
+        }
+        let mut files = Vec::new();
+        sources(&root().join(&member.folder), &mut files);
+        let code = |file: &PathBuf| {
+            let text = fs::read_to_string(file).unwrap();
+            let mut lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            lines.any(|line| {
+                let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+                words.any(|word| word == what || word.starts_with(&format!("{what}_")))
+            })
+        };
+        users.extend(files.iter().filter(|file| code(file)).map(|file| file.display().to_string()));
+    }
+    users
+}
+
+#[test]
+fn no_service_imports_another() {
+    let members = members();
+    let services: BTreeSet<_> = members
+        .iter()
+        .filter(|member| member.folder.starts_with("services/"))
+        .map(|member| member.name.clone())
+        .collect();
+    for member in members {
+        // The binary wires them all and holds nothing else.
+        if member.folder == "services/duet" {
+            continue;
+        }
+        let imported: Vec<_> = member.dependencies.intersection(&services).collect();
+        assert!(imported.is_empty(), "{} imports {imported:?}", member.folder);
+    }
+}
+
+#[test]
+fn shared_imports_point_one_way() {
+    // Each may import those before it.
+    let order = [
+        "duet-case",
+        "duet-transport",
+        "duet-blob",
+        "duet-imaging",
+        "duet-inference",
+        "duet-evaluation",
+        "duet-telemetry",
+        "duet-stage",
+        "duet-testkit",
+    ];
+    let place = |name: &str| order.iter().position(|own| *own == name);
+    for member in members().into_iter().filter(|member| member.folder.starts_with("shared/")) {
+        let own = place(&member.name).unwrap_or_else(|| panic!("{} has no place", member.name));
+        for dependency in member.dependencies.iter().filter_map(|name| place(name)) {
+            // The testkit is for everybody's tests.
+            assert!(
+                dependency < own || order[dependency] == "duet-testkit",
+                "{} imports {}",
+                member.name,
+                order[dependency]
+            );
+        }
+    }
+}
+
+#[test]
+fn kafka_and_the_inference_engine_have_one_place_each() {
+    assert_eq!(users("rdkafka", "shared/transport"), [""; 0]);
+    assert_eq!(users("tract", "shared/inference"), [""; 0]);
+}
