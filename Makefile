@@ -17,7 +17,9 @@ demo: setup-demo ## Build, fetch sample radiographs, run every service on them, 
 	@.ci/samples
 	@"$(target)/debug/duet" demo $(ARGS)
 
-test: setup-test ## Run every test, those on a real Kafka broker included
+test: setup-test ## Run every test: in a browser, on a real Kafka broker, and all others
+	@$(CARGO) build --package duet
+	@.ci/page-test "$(target)/debug/duet"
 	@$(CARGO) test --workspace
 
 build: setup-demo ## Build the one binary and print its path

@@ -1,0 +1,279 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Flag;
+
+/// Medical images in, annotated findings out: a pipeline on Kafka. Research use only; not for diagnosis.
+#[derive(Debug, Parser)]
+#[command(name = "duet", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Examples:\n  duet demo\n  duet run all --kafka broker:9092\n  duet send --kafka broker:9092 scans/"
+)]
+pub(crate) struct Cli {
+    /// Configuration file [default: duet.toml where there is one]
+    #[arg(long, global = true, value_name = "FILE", env = "DUET_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log: Option<Format>,
+    /// Which log lines there are, for instance info or warn,duet_stage=debug
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_filter: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every service in this process on sample images and show what comes out
+    #[command(after_help = "Examples:\n  duet demo\n  duet demo --exit my-scans/ film.dcm")]
+    Demo(Demo),
+    /// Run one service, or all of them in one process
+    #[command(
+        after_help = "Examples:\n  duet run all\n  duet run triage --kafka broker:9092 --listen 127.0.0.1:9102"
+    )]
+    Run(Run),
+    /// Feed files into the pipeline, as they are
+    #[command(
+        after_help = "Examples:\n  duet send --kafka broker:9092 film.dcm scans/\n  duet send --ids film.png"
+    )]
+    Send(Send),
+    /// Show reports and dead letters as they come
+    #[command(
+        after_help = "Examples:\n  duet watch\n  duet watch --from beginning --count 10 --json | jq .conclusion"
+    )]
+    Watch(Watch),
+    /// Create the topics, or say what is in them
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  duet topics create --kafka broker:9092\n  duet topics describe --json"
+    )]
+    Topics(Topics),
+    /// List the models, or verify that each is what its manifest says
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  duet models list\n  duet models verify --models ./models"
+    )]
+    Models(Models),
+    /// Check the configuration, or print it with where each value comes from
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  duet config check duet.toml\n  DUET_KAFKA=broker:9092 duet config show"
+    )]
+    Config(ConfigCommand),
+    /// Print the JSON Schema of a Case, the record in `reports`
+    #[command(after_help = "Example:\n  duet schema > case.schema.json")]
+    Schema,
+}
+
+/// Which cluster.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Kafka {
+    /// Kafka servers, with commas between [config: kafka.bootstrap]
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka: Option<String>,
+}
+
+/// Which models.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ModelsDir {
+    /// Folder of models [config: models.dir]
+    #[arg(long, value_name = "DIR")]
+    models: Option<String>,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Listen {
+    /// Address and port for the page, the API and /metrics [config: http.listen]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// End once every image came to its end, instead of leaving the page up
+    #[arg(long)]
+    pub(crate) exit: bool,
+    /// Your own files and folders, instead of the samples
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    models: ModelsDir,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The service, or `all` of them in one process
+    #[arg(value_parser = crate::services::parser())]
+    pub(crate) service: String,
+    #[command(flatten)]
+    kafka: Kafka,
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    models: ModelsDir,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// Files, and folders with all that is in them
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print each file's case id and path
+    #[arg(long)]
+    pub(crate) ids: bool,
+    #[command(flatten)]
+    kafka: Kafka,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// One JSON document a line: a Case, or {"dead_letter": …}
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where to start
+    #[arg(long, value_enum, default_value = "now")]
+    pub(crate) from: From,
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    kafka: Kafka,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum From {
+    /// The oldest record that is still there
+    Beginning,
+    /// The next one to come
+    Now,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topics {
+    /// Create the topics that are missing
+    #[command(after_help = "Example:\n  duet topics create --kafka broker:9092")]
+    Create(TopicsArgs),
+    /// Say what is there under each topic's name
+    #[command(after_help = "Example:\n  duet topics describe --json")]
+    Describe(TopicsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopicsArgs {
+    /// JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    kafka: Kafka,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Models {
+    /// What there is, and what each is for
+    #[command(after_help = "Example:\n  duet models list")]
+    List(ModelsDir),
+    /// Load each by itself and try it out; fails where one is not what its manifest says
+    #[command(after_help = "Example:\n  duet models verify --models ./models")]
+    Verify(ModelsDir),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the configuration can be used
+    #[command(after_help = "Example:\n  duet config check duet.toml")]
+    Check {
+        /// The file, instead of --config
+        file: Option<PathBuf>,
+    },
+    /// Print every value as TOML, with where it comes from
+    #[command(after_help = "Example:\n  duet config show > duet.toml")]
+    Show {
+        /// The file, instead of --config
+        file: Option<PathBuf>,
+    },
+}
+
+impl Cli {
+    /// Flags that stand for keys of the configuration.
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let no = (None, None, None);
+        let (kafka, listen, models) = match &self.command {
+            Command::Demo(demo) => (None, Some(&demo.listen), Some(&demo.models)),
+            Command::Run(run) => (Some(&run.kafka), Some(&run.listen), Some(&run.models)),
+            Command::Send(send) => (Some(&send.kafka), None, None),
+            Command::Watch(watch) => (Some(&watch.kafka), None, None),
+            Command::Topics(Topics::Create(args) | Topics::Describe(args)) => {
+                (Some(&args.kafka), None, None)
+            }
+            Command::Models(Models::List(dir) | Models::Verify(dir)) => (None, None, Some(dir)),
+            Command::Config(_) | Command::Schema => no,
+        };
+        let log = self.log.map(|format| match format {
+            Format::Text => "text".to_owned(),
+            Format::Json => "json".to_owned(),
+        });
+        [
+            ("--kafka", "kafka.bootstrap", kafka.and_then(|own| own.kafka.clone())),
+            ("--listen", "http.listen", listen.and_then(|own| own.listen.clone())),
+            ("--models", "models.dir", models.and_then(|own| own.models.clone())),
+            ("--log", "log.format", log),
+            ("--log-filter", "log.filter", self.log_filter.clone()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, key, value)| Some(Flag { flag, key, value: value? }))
+        .collect()
+    }
+
+    /// The configuration file, where the command names one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        let own = match &self.command {
+            Command::Config(ConfigCommand::Check { file } | ConfigCommand::Show { file }) => {
+                file.clone()
+            }
+            _ => None,
+        };
+        own.or_else(|| self.config.clone())
+    }
+
+    /// Log lines where nothing else is configured: a service tells what it does, other commands only trouble.
+    pub(crate) fn default_filter(&self) -> &'static str {
+        match &self.command {
+            Command::Run(_) => "info",
+            _ => "warn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn check(command: &clap::Command, path: &str) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains("Example") && help.contains("duet "), "{path} has no example");
+        for inner in command.get_subcommands() {
+            check(inner, &format!("{path} {}", inner.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        Cli::command().debug_assert();
+        check(&Cli::command(), "duet");
+    }
+}

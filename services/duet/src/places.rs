@@ -1,0 +1,60 @@
+//! Where things are kept when nothing else is configured.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use crate::{Usage, config::Config};
+
+/// Duet's own state of this user: `$XDG_STATE_HOME/duet`, else `~/.local/state/duet`.
+pub(crate) fn state() -> Result<PathBuf, Usage> {
+    in_home("XDG_STATE_HOME", ".local/state")
+        .ok_or_else(|| Usage("neither HOME nor XDG_STATE_HOME is set: set blob.url (DUET_BLOB_URL) and prepare.pseudonym_key_file".to_owned()))
+}
+
+/// What can be fetched again: `$DUET_CACHE`, else `~/.cache/duet`.
+pub(crate) fn cache() -> Option<PathBuf> {
+    let own = env::var_os("DUET_CACHE").filter(|path| !path.is_empty()).map(PathBuf::from);
+    own.or_else(|| in_home("XDG_CACHE_HOME", ".cache"))
+}
+
+fn in_home(variable: &str, below: &str) -> Option<PathBuf> {
+    let absolute =
+        |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable)
+        .or_else(|| absolute("HOME").map(|home| home.join(below)))
+        .map(|path| path.join("duet"))
+}
+
+/// The blob store's address.
+pub(crate) fn blob_url(config: &Config) -> Result<String, Usage> {
+    match &config.settings.blob.url {
+        Some(url) => Ok(url.clone()),
+        None => Ok(format!("file://{}", state()?.join("blobs").display())),
+    }
+}
+
+/// The key of the pseudonyms.
+pub(crate) fn pseudonym_key(config: &Config) -> Result<PathBuf, Usage> {
+    match &config.settings.prepare.pseudonym_key_file {
+        Some(path) => Ok(path.clone()),
+        None => Ok(state()?.join("pseudonym.key")),
+    }
+}
+
+/// The folder of models.
+pub(crate) fn models(config: &Config) -> Result<PathBuf, Usage> {
+    if let Some(dir) = &config.settings.models.dir {
+        return Ok(dir.clone());
+    }
+    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let mut places = vec![PathBuf::from("models")];
+    places.extend(beside);
+    places.extend(built.canonicalize());
+    places.iter().find(|place| place.is_dir()).cloned().ok_or_else(|| {
+        let looked = places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
+        Usage(format!("there is no folder of models ({looked}): name it by --models, models.dir or DUET_MODELS"))
+    })
+}

@@ -1,0 +1,129 @@
+//! The binary as its users meet it: exit codes, messages and pipes.
+
+use std::{
+    io::Read as _,
+    process::{Command, Output, Stdio},
+};
+
+fn duet(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duet"));
+    command.args(arguments).current_dir(std::env::temp_dir());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DUET_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn wrong_use_and_failures_have_codes_and_words_of_their_own() {
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let listen = format!("--listen={taken}");
+    #[rustfmt::skip]
+    let cases: &[(&[&str], i32, &[&str])] = &[
+        (&["run", "triage"], 2, &["a single service needs a broker", "--kafka HOST:PORT"]),
+        (&["run", "triag"], 2, &["triag", "triage"]),
+        (&["run", "all", "--listen", "nowhere"], 2, &["--listen", "127.0.0.1:8080"]),
+        (&["--log-filter", "a=b=c", "config", "check"], 2, &["log.filter"]),
+        (&["config", "check", "/absent.toml"], 2, &["/absent.toml"]),
+        (&["run", "all", &listen], 1, &[&taken, "--listen"]),
+        (&["send", "/absent.dcm"], 1, &["/absent.dcm"]),
+        (&["models", "verify", "--models", "/absent"], 1, &["/absent"]),
+        (&["topics", "describe", "--kafka", "127.0.0.1:1"], 1, &["no Kafka broker answers at 127.0.0.1:1"]),
+    ];
+    for (arguments, code, says) in cases {
+        let (exit, _, stderr) = run(duet(arguments).env("DUET_KAFKA_REQUEST_TIMEOUT_MS", "1000"));
+        assert_eq!(exit, Some(*code), "{arguments:?}: {stderr}");
+        for words in *says {
+            assert!(stderr.contains(words), "{arguments:?}: {words:?} is not in {stderr}");
+        }
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_is_refused_with_the_nearest() {
+    let (exit, _, stderr) = run(duet(&["config", "check"]).env("DUET_KAFKA_BOOTSTRP", "x:1"));
+    assert_eq!(exit, Some(2));
+    assert!(stderr.contains("DUET_KAFKA_BOOTSTRAP?"), "{stderr}");
+}
+
+#[test]
+fn the_schema_is_printed() {
+    let (exit, stdout, _) = run(&mut duet(&["schema"]));
+    assert_eq!(exit, Some(0));
+    assert!(
+        serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["properties"]["hops"]
+            .is_object()
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child =
+        duet(&["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn the_models_of_the_repository_are_what_they_say() {
+    let (exit, stdout, stderr) = run(&mut duet(&["models", "verify"]));
+    assert_eq!(exit, Some(0), "{stdout}{stderr}");
+    assert!(stdout.contains("generalist") && stdout.contains("cxr-findings"), "{stdout}");
+}
+
+#[test]
+fn a_damaged_model_is_named_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("cxr-findings");
+    std::fs::create_dir(&model).unwrap();
+    let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/cxr-findings");
+    std::fs::copy(own.join("model.toml"), model.join("model.toml")).unwrap();
+    std::fs::write(model.join("model.onnx"), b"not the graph").unwrap();
+    let (exit, stdout, stderr) = run(duet(&["models", "verify", "--models"]).arg(folder.path()));
+    assert_eq!(exit, Some(1));
+    assert!(stderr.contains("cxr-findings"), "{stderr}");
+    assert!(stdout.contains("SHA-256") || stdout.contains("digest"), "{stdout}");
+}
+
+#[test]
+fn the_demo_ends_well_on_phantoms_and_shows_every_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = duet(&["demo", "--exit", "--listen", "127.0.0.1:0"]);
+    let (exit, stdout, stderr) =
+        run(demo.env("DUET_CACHE", folder.path()).env("XDG_STATE_HOME", folder.path()));
+    assert_eq!(exit, Some(0), "{stdout}{stderr}");
+    assert!(stderr.contains("phantoms"), "it does not say that these are no radiographs: {stderr}");
+    for name in [
+        "phantom-chest-1.dcm",
+        "phantom-chest-4.png",
+        "phantom-chest-6.jpg",
+        "7 reports, 0 dead letters",
+    ] {
+        assert!(stdout.contains(name), "{name} is not in\n{stdout}");
+    }
+    let pictures =
+        stdout.lines().find_map(|line| line.strip_prefix("annotated pictures: ")).unwrap();
+    assert!(std::fs::read_dir(pictures).unwrap().count() >= 6, "{pictures}");
+}
+
+#[test]
+fn the_demo_takes_the_users_own_files_and_tells_dead_letters() {
+    let folder = tempfile::tempdir().unwrap();
+    let scans = folder.path().join("scans");
+    std::fs::create_dir(&scans).unwrap();
+    std::fs::write(scans.join("letter.txt"), b"Dear colleague, thank you.\n").unwrap();
+    let mut demo = duet(&["demo", "--exit", "--listen", "127.0.0.1:0"]);
+    let (exit, stdout, stderr) = run(demo.arg(&scans).env("XDG_STATE_HOME", folder.path()));
+    assert_eq!(exit, Some(0), "{stdout}{stderr}");
+    assert!(stdout.contains("letter.txt") && stdout.contains("DEAD LETTER"), "{stdout}");
+    assert!(stdout.contains("0 reports, 1 dead letters"), "{stdout}");
+}
