@@ -75,3 +75,31 @@ fn routes(gateway: Gateway) -> Vec<Route> {
     ));
     routes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use duet_stage::IndexConfig;
+    use duet_transport::MemoryBroker;
+
+    use super::*;
+
+    #[test]
+    fn every_route_that_is_served_is_described_and_no_other() {
+        let index = CaseIndex::new(IndexConfig::default());
+        let sink = Arc::new(MemoryBroker::default());
+        let gateway = Gateway::new(Config::default(), sink, index, BlobStore::memory()).unwrap();
+        let document = openapi::document(&gateway.config);
+        let described = document["paths"].as_object().unwrap().keys().cloned();
+        let served = routes(gateway).into_iter().map(|route| route.path);
+        assert_eq!(described.collect::<BTreeSet<_>>(), served.collect());
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_refused_by_name() {
+        let config = Config { max_files: 0, ..Config::default() };
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.contains("gateway.max_files is 0"), "{message}");
+    }
+}
