@@ -135,8 +135,8 @@ mod tests {
     fn content_decides() {
         let mut marked = vec![0; 128];
         marked.extend(b"DICM");
-        let explicit = b"\x08\0\x16\0UI\x02\01\0\x08\0\x18\0UI\x02\01\0";
-        let implicit = b"\x08\0\x16\0\x02\0\0\01\0\x08\0\x18\0\x02\0\0\01\0";
+        let explicit = b"\x08\0\x16\0UI\x02\x001\0\x08\0\x18\0UI\x02\x001\0";
+        let implicit = b"\x08\0\x16\0\x02\0\0\x001\0\x08\0\x18\0\x02\0\0\x001\0";
         for (bytes, expect) in [
             (&b"\x89PNG\r\n\x1a\nxxxx"[..], Ok(Format::Png)),
             (&[0xff, 0xd8, 0xff, 0xe0], Ok(Format::Jpeg)),

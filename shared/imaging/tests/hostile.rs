@@ -1,5 +1,8 @@
 //! What real archives and hostile senders produce: never a panic, never a long time, always a reason.
 
+// Helpers of tests, as the lints see them, are no tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use duet_imaging::{Class, Limits, Prepared, prepare};
 use duet_testkit::{
     bad::{Expect, bad_inputs},

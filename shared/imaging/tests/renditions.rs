@@ -1,5 +1,8 @@
 //! One drawing in many files: it must come out as one picture.
 
+// Helpers of tests, as the lints see them, are no tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use duet_case::{Format, Sex, Source, WindowMethod};
 use duet_imaging::{Limits, Prepared, decode_rendition, prepare};
 use duet_testkit::phantoms::{self, DicomOptions, Syntax};

@@ -1,6 +1,9 @@
 //! Every file of a folder through `prepare`, for sample files that do not belong in the repository: set `DUET_SAMPLES` to the
 //! folder, and `DUET_SAMPLES_OUT` to another one for the renditions. Without `DUET_SAMPLES` there is nothing to do, and it says so.
 
+// Helpers of tests, as the lints see them, are no tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::{Path, PathBuf};
 
 use duet_imaging::{Limits, Prepared, prepare};

@@ -10,7 +10,7 @@ const MARGIN: f64 = 26.0;
 const INNER: f64 = WIDTH as f64 - 2.0 * MARGIN;
 
 /// The notice's size: what Duet says fits one line.
-const NOTICE: f64 = 19.0;
+const NOTICE: f64 = 18.0;
 
 const PAPER: Rgb<u8> = Rgb([0x15, 0x19, 0x1E]);
 const INK: Rgb<u8> = Rgb([0xF2, 0xF4, 0xF6]);
