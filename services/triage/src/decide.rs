@@ -182,7 +182,7 @@ fn priority(look: &Look, fit: bool) -> Priority {
 /// A share as people read it.
 pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
-    if percent >= 10.0 && percent < 99.5 {
+    if (10.0..99.5).contains(&percent) {
         format!("{percent:.0} %")
     } else {
         format!("{percent:.1} %")
@@ -244,7 +244,8 @@ mod tests {
     fn every_end_has_its_reason() {
         use {Decision::*, Priority::*, Question::*};
         type Replaced<'a> = &'a [(Question, &'a [(&'a str, f64)])];
-        let table: &[(Replaced<'_>, Option<f64>, Decision, Priority, &str, &str)] = &[
+        type Row<'a> = (Replaced<'a>, Option<f64>, Decision, Priority, &'a str, &'a str);
+        let table: &[Row<'_>] = &[
             (&[], Some(0.03), Cleared, Routine, FRONTAL, "abnormal 1.0 %, below 3.0 %"),
             (&[], None, Flagged, Routine, FRONTAL, "the model may clear nothing: no calibration"),
             (&[], Some(0.0), Flagged, Routine, FRONTAL, "only below 0.0 % may be cleared"),

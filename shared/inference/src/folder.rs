@@ -136,7 +136,7 @@ impl Embeddings {
                 return Err(PromptsError::Length { answer, wanted, found });
             }
             let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-            if !((length - 1.0).abs() < 1e-3) {
+            if !(0.999..=1.001).contains(&length) {
                 return Err(PromptsError::NotNormalised { answer, found: length });
             }
         }

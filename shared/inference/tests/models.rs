@@ -1,5 +1,8 @@
 //! Folders of models as users have them: tiny ones that are right, each way of being wrong, and the ones that ship.
 
+// A test's helpers may panic: that is how a test fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::{fs, path::Path};
 
 use duet_case::Digest;
