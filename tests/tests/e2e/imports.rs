@@ -102,12 +102,12 @@ fn shared_imports_point_one_way() {
     // Each may import those before it.
     let order = [
         "duet-case",
+        "duet-telemetry",
         "duet-transport",
         "duet-blob",
         "duet-imaging",
         "duet-inference",
         "duet-evaluation",
-        "duet-telemetry",
         "duet-stage",
         "duet-testkit",
     ];
