@@ -222,8 +222,11 @@ fn story(film: &Film, n: usize) -> (Topic, Case) {
     let after = after + TimeDelta::milliseconds(105);
     match n % 6 {
         0 | 3 => {
-            let (priority, abnormal) =
-                if n % 6 == 0 { (Priority::Urgent, 0.83) } else { (Priority::Emergency, 0.96) };
+            let (priority, abnormal) = if n.is_multiple_of(6) {
+                (Priority::Urgent, 0.83)
+            } else {
+                (Priority::Emergency, 0.96)
+            };
             case.triage = Some(triage(
                 Decision::Flagged,
                 priority,
@@ -239,7 +242,7 @@ fn story(film: &Film, n: usize) -> (Topic, Case) {
                 film.finding("Effusion", 0.64, [0.26, 0.74]),
                 film.finding("Atelectasis", 0.41, [0.72, 0.4]),
             ];
-            case.findings.truncate(1 + n % 3 + usize::from(n % 6 == 0) * 2);
+            case.findings.truncate(1 + n % 3 + usize::from(n.is_multiple_of(6)) * 2);
             case.assessment = Some(Assessment {
                 models: vec![model("cxr-findings")],
                 scores: [

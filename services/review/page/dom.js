@@ -22,6 +22,13 @@ export function h(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
+// A probability as a bar, with a tick at its operating point where there is one.
+export function meter(probability, threshold) {
+  return h("span", { class: "bar", "aria-hidden": "true" },
+    h("span", { class: "fill", style: { width: `${100 * probability}%` } }),
+    threshold !== undefined && threshold !== null && h("span", { class: "tick", style: { left: `${100 * threshold}%` } }));
+}
+
 export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }

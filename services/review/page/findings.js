@@ -1,13 +1,7 @@
 // The panel beside the picture: conclusion, findings, what was looked for, triage, and what came in.
 
-import { h } from "./dom.js";
-import { bytes, DECISIONS, percent, plain, priority, QUESTIONS, standing } from "./words.js";
-
-function bar(probability, threshold) {
-  return h("span", { class: "bar", "aria-hidden": "true" },
-    h("span", { class: "fill", style: { width: `${100 * probability}%` } }),
-    threshold !== undefined && h("span", { class: "tick", style: { left: `${100 * threshold}%` } }));
-}
+import { h, meter } from "./dom.js";
+import { bytes, DECISIONS, label, percent, plain, priority, QUESTIONS, standing } from "./words.js";
 
 function finding(found, n, { onPoint, onPick }) {
   const measured = [
@@ -21,9 +15,9 @@ function finding(found, n, { onPoint, onPick }) {
     on: { mouseenter: () => onPoint(n), mouseleave: () => onPoint(null), focus: () => onPoint(n), blur: () => onPoint(null), click: () => onPick(n) },
   },
   h("span", { class: `swatch colour-${n % 6}`, "aria-hidden": "true" }),
-  h("span", { class: "label" }, found.label),
+  h("span", { class: "label" }, label(found.label)),
   h("span", { class: "number" }, percent(found.probability)),
-  bar(found.probability, found.threshold),
+  meter(found.probability, found.threshold),
   h("small", { title: "The operating point, and what was measured there" }, measured),
   h("small", {}, [found.code.meaning !== found.label && found.code.meaning, `${found.code.scheme} ${found.code.value}`, `${found.model.name} ${found.model.version}`].filter(Boolean).join(" · "))));
 }
@@ -45,7 +39,7 @@ function lookedFor(record) {
   return h("details", { class: "below", open: record.findings.length === 0 },
     h("summary", {}, `Looked for, below the operating point (${below.length})`),
     h("ul", { class: "bars" }, below.map((score) => h("li", {},
-      h("span", { class: "label" }, score.label), bar(score.probability, score.threshold), h("span", { class: "number" }, percent(score.probability))))));
+      h("span", { class: "label" }, label(score.label)), meter(score.probability, score.threshold), h("span", { class: "number" }, percent(score.probability))))));
 }
 
 function triage(record) {
@@ -57,7 +51,7 @@ function triage(record) {
     return [h("h3", {}, QUESTIONS[question] ?? plain(question)),
       h("ul", { class: "bars" }, likely.map((score) => h("li", {},
         h("span", { class: "label" }, plain(score.answer)),
-        bar(score.probability, question === "abnormal" && score.answer === "abnormal" ? seen.clear_below : undefined),
+        meter(score.probability, question === "abnormal" && score.answer === "abnormal" ? seen.clear_below : undefined),
         h("span", { class: "number" }, percent(score.probability)))))];
   });
   return h("section", { "aria-label": "Triage" },

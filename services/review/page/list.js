@@ -1,7 +1,7 @@
 // The list of cases: one row each, drawn anew only where something changed, so that focus and scrolling stay.
 
-import { h } from "./dom.js";
-import { clock, duration, percent, priority, shortId, standing } from "./words.js";
+import { h, meter } from "./dom.js";
+import { clock, duration, label, percent, priority, shortId, standing } from "./words.js";
 
 const AT_MOST = 300;
 const URGENCY = { emergency: 2, urgent: 1, routine: 0 };
@@ -19,8 +19,8 @@ function findings(summary) {
   if (summary.findings.length === 0) return null;
   const bars = summary.findings.slice(0, 3).map((finding) =>
     h("li", {},
-      h("span", { class: "label" }, finding.label),
-      h("span", { class: "bar", "aria-hidden": "true" }, h("span", { class: "fill", style: { width: `${100 * finding.probability}%` } })),
+      h("span", { class: "label" }, label(finding.label)),
+      meter(finding.probability, finding.threshold),
       h("span", { class: "number" }, percent(finding.probability))));
   const more = summary.findings_total - bars.length;
   return h("ul", { class: "bars" }, bars, more > 0 && h("li", { class: "more" }, `and ${more} more`));

@@ -1,7 +1,7 @@
 // The picture: zoom, pan and window on one or two panes that move together, with contours drawn over the rendition.
 
 import { h, svg } from "./dom.js";
-import { percent } from "./words.js";
+import { label, percent } from "./words.js";
 
 const CLOSEST = 16;
 // The published picture has the film at its top left, with this long side, and a panel beside it.
@@ -87,7 +87,7 @@ export class Viewer {
       const isRight = x + width / 2 > 0.6 * rendition.width;
       return [svg("g", { class: `contour colour-${n % 6}`, "data-n": n },
         finding.region.rendition_contours.filter((points) => points.length > 2).map((points) => svg("path", { d: ring(points) })),
-        svg("text", { x: Number(isRight ? x + width : x), y: Math.max(Number(y), 0.03 * rendition.height), "text-anchor": isRight ? "end" : "start" }, `${finding.label} ${percent(finding.probability)}`))];
+        svg("text", { x: Number(isRight ? x + width : x), y: Math.max(Number(y), 0.03 * rendition.height), "text-anchor": isRight ? "end" : "start" }, `${label(finding.label)} ${percent(finding.probability)}`))];
     }));
   }
 

@@ -43,6 +43,9 @@ export const STAGES = { prepare: "Prepare", triage: "Triage", specialist: "Speci
 // Answers are ids: hyphens are all that needs to go.
 export const plain = (id) => String(id).replaceAll("-", " ").replaceAll("_", " ");
 
+// Data sets write Pleural_Thickening; people do not.
+export const label = (name) => String(name).replaceAll("_", " ");
+
 export function percent(probability) {
   const value = 100 * probability;
   if (value > 0 && value < 1) return "<1 %";

@@ -120,6 +120,8 @@ pub struct FindingNote {
     pub label: String,
     /// Calibrated probability.
     pub probability: Probability,
+    /// The operating point it reached.
+    pub threshold: Probability,
 }
 
 /// A dead letter in a list.
@@ -179,7 +181,11 @@ impl Summary {
             .findings
             .iter()
             .take(FINDINGS_SHOWN)
-            .map(|f| FindingNote { label: f.label.clone(), probability: f.probability })
+            .map(|f| FindingNote {
+                label: f.label.clone(),
+                probability: f.probability,
+                threshold: f.threshold,
+            })
             .collect();
         if let Some(publication) = &case.publication {
             self.annotated.clone_from(&publication.annotated);
