@@ -1,4 +1,10 @@
 //! End to end, in one binary so that the world is linked once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod fleet;
 mod imports;
