@@ -65,8 +65,8 @@ fn finding(
     result: &LabelResult,
     picture: &GrayImage,
 ) -> Result<(Finding, Option<Drawn>), Reason> {
-    let map = &result.map;
-    let drawn = match heat(&map.values, (map.width, map.height), picture.dimensions()) {
+    let grid = (result.map.width, result.map.height);
+    let drawn = match heat(&evidence(label, point, result), grid, picture.dimensions()) {
         Some(heat) => Some(Drawn {
             png: heat.png().map_err(|error| Reason::of("heat_map", &error))?,
             bounds: heat.bounds,
@@ -85,4 +85,19 @@ fn finding(
         model: classifier.model().clone(),
     };
     Ok((finding, drawn))
+}
+
+/// By how much each cell's own logit exceeds the operating point's.
+///
+/// A label's logit is the mean of its map and a constant, so that zero in the map means nothing: a rare label's map is
+/// below zero everywhere, finding or not. The operating point is what a cell must exceed to speak for the finding, and
+/// the cells of a finding do so on average.
+fn evidence(label: &Label, point: &OperatingPoint, result: &LabelResult) -> Vec<f32> {
+    let values = &result.map.values;
+    let mean =
+        values.iter().map(|value| f64::from(*value)).sum::<f64>() / values.len().max(1) as f64;
+    let threshold = point.threshold.value().clamp(1e-6, 1.0 - 1e-6);
+    let needed = ((threshold / (1.0 - threshold)).ln() - label.platt.bias) / label.platt.scale;
+    let shift = result.logit - mean - needed;
+    values.iter().map(|value| (f64::from(*value) + shift) as f32).collect()
 }

@@ -165,10 +165,7 @@ impl Stage for Specialist {
 /// Why no specialist looked.
 fn nobody(triage: &Triage, age: Option<u8>) -> String {
     let age = age.map_or("of unknown age".to_owned(), |years| format!("of {years} years"));
-    format!(
-        "no specialist reads such an image: {} ({}) of a patient {age}; add a model whose `accepts` matches it",
-        triage.kind_meaning, triage.kind
-    )
+    format!("no specialist in models.dir reads a {} of a patient {age}", triage.kind_meaning)
 }
 
 fn count(findings: &[Finding], triage: &Triage) {

@@ -146,7 +146,7 @@ fn not_cleared(
     }
     if !rules.clear_kinds.iter().any(|own| own == kind) {
         reasons.push(format!(
-            "{meaning}: the threshold for clearing was not measured on such images, so none of them is cleared"
+            "a {meaning} is never cleared: the miss rate was not measured on such images"
         ));
     }
     reasons
@@ -288,7 +288,7 @@ mod tests {
                 Flagged,
                 Routine,
                 LATERAL,
-                "chest radiograph lateral: the threshold for clearing was not measured on such images",
+                "a chest radiograph lateral is never cleared",
             ),
             (
                 &[(Fitness, &[("fit", 0.04), ("inverted", 0.81), ("blurred", 0.15)])],
