@@ -78,16 +78,16 @@ export class Viewer {
   drawContours() {
     const { rendition, findings } = this.record;
     const overlay = this.left.overlay;
+    const place = labelPlaces(rendition);
     overlay.setAttribute("viewBox", `0 0 ${rendition.width} ${rendition.height}`);
     overlay.replaceChildren(...findings.flatMap((finding, n) => {
       if (!finding.region) return [];
       const ring = (points) => `M${points.map(([x, y]) => `${Number(x)} ${Number(y)}`).join("L")}Z`;
-      // The label stands above the box, and reaches inwards from the side that is nearer.
-      const { x, y, width } = finding.region.rendition_box;
-      const isRight = x + width / 2 > 0.6 * rendition.width;
+      const text = `${label(finding.label)} ${percent(finding.probability)}`;
+      const at = place(finding.region.rendition_box, text);
       return [svg("g", { class: `contour colour-${n % 6}`, "data-n": n },
         finding.region.rendition_contours.filter((points) => points.length > 2).map((points) => svg("path", { d: ring(points) })),
-        svg("text", { x: Number(isRight ? x + width : x), y: Math.max(Number(y), 0.03 * rendition.height), "text-anchor": isRight ? "end" : "start" }, `${label(finding.label)} ${percent(finding.probability)}`))];
+        svg("text", at, text))];
     }));
   }
 
@@ -172,14 +172,16 @@ export class Viewer {
     const { naturalWidth: width, naturalHeight: height } = pane.image;
     const room = pane.element.getBoundingClientRect();
     if (width === 0 || room.width === 0) return;
-    const scale = this.view.zoom * Math.min(room.width / width, room.height / height);
     const film = this.filmIn(pane, width, height);
+    // The whole picture where nothing is enlarged; the closer, the more it is the film that the two panes share.
+    const own = pane === this.left ? 1 : clamp(this.view.zoom - 1, 0, 1);
+    const whole = this.view.zoom * Math.min(room.width / width, room.height / height);
+    const shared = pane === this.left ? whole : (this.left.film?.width ?? 0) / film.width;
+    const scale = (1 - own) * whole + own * shared;
     pane.scale = scale;
     pane.size = { width: width * scale, height: height * scale };
     pane.film = { width: film.width * scale, height: film.height * scale };
-    // The whole picture where nothing is enlarged; the closer, the more the film's own middle counts.
-    const own = pane === this.left ? 1 : clamp(this.view.zoom - 1, 0, 1);
-    const middle = (whole, part, at) => (1 - own) * 0.5 * whole + own * at * part;
+    const middle = (all, part, at) => (1 - own) * 0.5 * all + own * at * part;
     const left = room.width / 2 - middle(pane.size.width, pane.film.width, this.view.x);
     const top = room.height / 2 - middle(pane.size.height, pane.film.height, this.view.y);
     for (const element of [pane.image, pane.heat, pane.overlay]) {
@@ -246,6 +248,22 @@ export class Viewer {
     if (room.width === 0 || !pane.film) return null;
     return { x: (event.clientX - room.left) / pane.film.width, y: (event.clientY - room.top) / pane.film.height };
   }
+}
+
+// Where labels go: above their box, reaching inwards from the side that is nearer, below those that are there already.
+function labelPlaces({ width: across, height: down }) {
+  const line = 0.03 * Math.max(across, down);
+  const taken = [];
+  return ({ x, y, width }, text) => {
+    const isRight = x + width / 2 > 0.6 * across;
+    const long = 0.55 * line * text.length;
+    const edge = Number(isRight ? x + width : x);
+    const [from, to] = isRight ? [edge - long, edge] : [edge, edge + long];
+    let top = Math.max(Number(y), line);
+    while (top < down && taken.some((other) => Math.abs(other.top - top) < line && other.from < to && from < other.to)) top += line / 2;
+    taken.push({ from, to, top });
+    return { x: edge, y: top, "text-anchor": isRight ? "end" : "start" };
+  };
 }
 
 function numberOf(event) {
