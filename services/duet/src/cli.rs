@@ -19,7 +19,7 @@ pub(crate) struct Cli {
     /// How log lines look
     #[arg(long, global = true, value_name = "FORMAT")]
     log: Option<Format>,
-    /// Which log lines there are, for instance info or warn,duet_stage=debug
+    /// Which log lines there are, for instance error,duet=debug
     #[arg(long, global = true, value_name = "FILTER")]
     log_filter: Option<String>,
     #[command(subcommand)]
@@ -248,11 +248,12 @@ impl Cli {
         own.or_else(|| self.config.clone())
     }
 
-    /// Log lines where nothing else is configured: a service tells what it does, other commands only trouble.
+    /// Log lines where nothing else is configured: a service tells what it does, other commands only trouble. Decoders
+    /// say nothing at all: what they quote may be out of a patient's file.
     pub(crate) fn default_filter(&self) -> &'static str {
         match &self.command {
-            Command::Run(_) => "info",
-            _ => "warn",
+            Command::Run(_) => "error,duet=info,dicom=off,jpeg2k=off,jxl=off",
+            _ => "error,duet=warn,dicom=off,jpeg2k=off,jxl=off",
         }
     }
 }

@@ -64,7 +64,8 @@ pub(crate) struct Http {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     pub(crate) format: duet_telemetry::LogFormat,
-    /// As `tracing_subscriber::EnvFilter` reads it; else `info` for services and `warn` for the other commands.
+    /// As `tracing_subscriber::EnvFilter` reads it; else Duet's own lines: `info` for services, `warn` for
+    /// the other commands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) filter: Option<String>,
 }

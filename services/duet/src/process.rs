@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, anyhow, bail};
 use axum::Router;
 use duet_blob::BlobStore;
-use duet_inference::{Manifest, Registry};
+use duet_inference::Registry;
 use duet_stage::{CaseIndex, Stage};
 use duet_telemetry::{Health, ops_router};
 use duet_transport::{Broker, KafkaBroker, MemoryBroker};
@@ -22,7 +22,7 @@ use crate::{
     Usage,
     config::{Config, Settings},
     places,
-    services::{self, Part, Service},
+    services::{self, Needs, Part, Service},
 };
 
 /// After a signal, what was taken up has this long to be finished.
@@ -36,7 +36,7 @@ pub(crate) struct Host {
     pub(crate) blobs: BlobStore,
     pub(crate) health: Health,
     pub(crate) shutdown: CancellationToken,
-    needs: Arc<Vec<fn(&Manifest) -> bool>>,
+    needs: Arc<[Needs]>,
     models: Arc<OnceCell<Registry>>,
     index: Arc<OnceCell<CaseIndex>>,
 }
@@ -125,7 +125,7 @@ impl Process {
             blobs,
             health: Health::default(),
             shutdown: CancellationToken::new(),
-            needs: Arc::new(services.iter().map(|service| service.needs).collect()),
+            needs: services.iter().map(|service| service.needs).collect(),
             models: Arc::default(),
             index: Arc::default(),
         };

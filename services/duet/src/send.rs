@@ -86,7 +86,13 @@ pub(crate) fn find(named: &[PathBuf]) -> Result<Vec<Found>> {
     for path in named {
         let before = files.len();
         for entry in WalkDir::new(path).follow_links(true).sort_by_file_name() {
-            let entry = entry.with_context(|| format!("{} cannot be read", path.display()))?;
+            let entry = entry.map_err(|error| {
+                let place = error.path().unwrap_or(path).display().to_string();
+                let cause = error
+                    .into_io_error()
+                    .unwrap_or_else(|| std::io::Error::other("its links lead in a circle"));
+                anyhow::Error::new(cause).context(format!("{place} cannot be read"))
+            })?;
             if entry.file_type().is_file() {
                 let bytes = entry.metadata().map_or(0, |metadata| metadata.len());
                 files.push(Found { path: entry.into_path(), bytes });

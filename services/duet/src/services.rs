@@ -7,13 +7,16 @@ use futures::future::{BoxFuture, FutureExt as _};
 
 use crate::{places, process::Host};
 
+/// Whether a service loads a model.
+pub(crate) type Needs = fn(&Manifest) -> bool;
+
 /// Everything that `duet run` can run.
 pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// Its port on 127.0.0.1 where nothing else is configured.
     pub(crate) port: u16,
     /// The models that it loads.
-    pub(crate) needs: fn(&Manifest) -> bool,
+    pub(crate) needs: Needs,
     pub(crate) part: Part,
 }
 

@@ -1,5 +1,8 @@
 //! The binary as its users meet it: exit codes, messages and pipes.
 
+// Clippy takes the helpers of an integration test for product code; here too a panic is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::{
     io::Read as _,
     process::{Command, Output, Stdio},

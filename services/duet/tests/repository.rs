@@ -1,5 +1,8 @@
 //! What a reader of the repository is told. Who may import whom is held by `tests/tests/e2e/imports.rs`.
 
+// Clippy takes the helpers of an integration test for product code; here too a panic is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

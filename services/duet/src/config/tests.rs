@@ -17,9 +17,10 @@ fn load(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Config, Config
 
 #[test]
 fn wrong_configurations_are_refused_with_place_and_remedy() {
-    // File, variables, and what the message has to say.
+    /// File, variables, and what the message has to say.
+    type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a [&'a str]);
     #[rustfmt::skip]
-    let cases: &[(Option<&str>, &[(&str, &str)], &[&str])] = &[
+    let cases: &[Case<'_>] = &[
         (Some("unknown_key.toml"), &[], &["unknown_key.toml:3: kafka.topic_prefx", "kafka.topic_prefix?", "unknown_key.toml:6: prepare.limits.max_frame ", "prepare.limits.max_frames?"]),
         (Some("unknown_section.toml"), &[], &["unknown_section.toml:3: trage", "did you mean triage?"]),
         (Some("section_as_key.toml"), &[], &["section_as_key.toml:1: kafka is a section", "[kafka]"]),
@@ -74,7 +75,7 @@ fn flags_go_before_variables_before_the_file_before_defaults() {
         ("listen = \"127.0.0.1:7002\"", "--listen"),
         ("partitions = 24", "DUET_KAFKA_PARTITIONS"),
         ("bootstrap = \"broker:9092\"", "good.toml:2"),
-        ("max_frames = 50", "good.toml:9"),
+        ("max_frames = 50", "good.toml:10"),
         ("max_batch = 16", "default"),
     ] {
         let found = shown.lines().find(|shown| shown.starts_with(line.0)).unwrap_or_default();

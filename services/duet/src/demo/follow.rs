@@ -22,7 +22,7 @@ const NAMED: usize = 10;
 /// What became of a sample.
 pub(super) enum End {
     Report(Box<Case>),
-    DeadLetter(DeadLetter),
+    DeadLetter(Box<DeadLetter>),
 }
 
 /// Samples by the id that their bytes give them; the same file may be there twice.
@@ -70,7 +70,7 @@ pub(super) async fn until_all_ended(
             let names: Vec<_> =
                 missing.map(|(sample, _)| sample.name.as_str()).take(NAMED).collect();
             bail!(
-                "nothing came to an end for {} s; {left} are still under way, {} among them; `--log-filter info` shows what each stage does",
+                "nothing came to an end for {} s; {left} are still under way, {} among them; `--log-filter error,duet=info` shows what each stage does",
                 PATIENCE.as_secs(),
                 names.join(", ")
             );
@@ -86,7 +86,7 @@ fn read(record: &Record) -> Result<(CaseId, End)> {
         let id = letter.case.as_deref().and_then(CaseId::parse);
         return Ok((
             id.unwrap_or_else(|| CaseId::of_input(&record.value)),
-            End::DeadLetter(letter),
+            End::DeadLetter(Box::new(letter)),
         ));
     }
     let case = Case::from_json(&record.value).context("a report is no Case; please report it")?;

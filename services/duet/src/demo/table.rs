@@ -8,6 +8,8 @@ use crate::output;
 
 /// Reasons of triage that fit into a cell.
 const REASONS: usize = 2;
+/// Findings that fit; the page has all of them.
+const FINDINGS: usize = 5;
 
 /// One row a sample.
 pub(super) fn of(samples: &[Sample], ends: &[End]) -> Table {
@@ -86,11 +88,13 @@ fn findings(case: &Case) -> String {
             .as_ref()
             .map_or_else(String::new, |own| own.outcome.name().replace('_', " "));
     }
-    let lines: Vec<_> = case
-        .findings
-        .iter()
-        .map(|finding| format!("{} {:.2}", finding.label, finding.probability.value()))
-        .collect();
+    let line = |finding: &duet_case::Finding| {
+        format!("{} {:.2}", finding.label, finding.probability.value())
+    };
+    let mut lines: Vec<_> = case.findings.iter().take(FINDINGS).map(line).collect();
+    if case.findings.len() > FINDINGS {
+        lines.push(format!("and {} more", case.findings.len() - FINDINGS));
+    }
     lines.join("\n")
 }
 
