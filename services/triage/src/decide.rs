@@ -179,13 +179,13 @@ fn priority(look: &Look, fit: bool) -> Priority {
     }
 }
 
-/// A share as people read it.
+/// A share as people read it, and never 0 or 100 of what is neither.
 pub(crate) fn percent(share: f64) -> String {
-    let percent = share * 100.0;
-    if (10.0..99.5).contains(&percent) {
-        format!("{percent:.0} %")
-    } else {
-        format!("{percent:.1} %")
+    match share * 100.0 {
+        p if p > 0.0 && p < 0.05 => "<0.1 %".to_owned(),
+        p if p > 99.95 && p < 100.0 => ">99.9 %".to_owned(),
+        p if (10.0..99.5).contains(&p) => format!("{p:.0} %"),
+        p => format!("{p:.1} %"),
     }
 }
 
