@@ -8,6 +8,9 @@ use std::{
 use anyhow::Result;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
+/// Columns of a table that goes into a file or a pipe.
+const WIDTH: u16 = 160;
+
 /// One line to standard output.
 pub(crate) fn line(line: Arguments<'_>) -> Result<()> {
     Ok(writeln!(io::stdout().lock(), "{line}")?)
@@ -46,14 +49,13 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// An empty table with that header, as wide as the terminal.
+/// An empty table with that header, at most as wide as the terminal.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED).set_header(header.iter().copied());
-    if io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-    } else {
-        table.set_content_arrangement(ContentArrangement::DynamicFullWidth).set_width(160);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if !io::stdout().is_terminal() {
+        table.set_width(WIDTH);
     }
     table
 }

@@ -33,7 +33,8 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), UnknownFilter> {
     let parsed = EnvFilter::try_new(filter)
         .map_err(|source| UnknownFilter { filter: filter.to_owned(), source })?;
     let registry = tracing_subscriber::registry().with(parsed);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     // A test may have set a subscriber already: its own stays.
     let _already_set = match format {
         LogFormat::Text => registry.with(lines.compact().with_target(false)).try_init(),
