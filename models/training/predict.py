@@ -9,9 +9,10 @@ from augment import MEAN, STD
 class Model:
     """An ONNX file with its output names."""
 
-    def __init__(self, path, threads=2):
+    def __init__(self, path, threads=1):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.names = [output.name for output in self.session.get_outputs()]
 

@@ -63,7 +63,8 @@ QUESTIONS = {
         "emergency": ("emergency", ["a pneumothorax, needs attention at once", "a life-threatening emergency"]),
     },
 }
-IN_SCOPE = {"chest-radiograph-frontal", "chest-radiograph-child"}
+# A lateral film is read as such and flagged: no frontal specialist takes it, and it is not "not a chest radiograph".
+IN_SCOPE = {"chest-radiograph-frontal", "chest-radiograph-lateral", "chest-radiograph-child"}
 
 # Urgency is not in the data: it follows from findings by this table.
 EMERGENCY = {"Pneumothorax"}

@@ -46,11 +46,12 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="the repository's models folder")
     parser.add_argument("--version", default="1.0.0")
     parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--output-stride", type=int, choices=[16, 32], help="16: the same weights on maps of 8 x 8 cells")
     arguments = parser.parse_args()
 
     folder = arguments.out / arguments.model
     folder.mkdir(parents=True, exist_ok=True)
-    model, state = export.restore(arguments.checkpoint)
+    model, state = export.restore(arguments.checkpoint, arguments.output_stride)
     films = tables.load(arguments.data)
     pixels = cache.load(arguments.data, arguments.work / "cache", arguments.size)
     common = {
@@ -73,6 +74,8 @@ def main():
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     if arguments.model != "generalist":
         manifest.write_specialist(folder, arguments.model, common, plan, chosen, metrics)
+    if (folder / "MODEL_CARD.md").exists() and evaluate.BEGIN in (folder / "MODEL_CARD.md").read_text():
+        evaluate.write_card(folder, metrics)
     print(evaluate.summary(arguments.model, metrics))
 
 

@@ -118,7 +118,7 @@ class Questions(torch.nn.Module):
 class Batches:
     """Draws epochs, spoils some films, replaces a few by phantoms, and knows every target."""
 
-    def __init__(self, films, pixels, seed, defect_share, phantom_share):
+    def __init__(self, films, pixels, seed, defect_share, phantom_share, adults_only=False):
         self.films, self.pixels = films, pixels
         self.generator = torch.Generator().manual_seed(seed)
         self.random = np.random.default_rng(seed)
@@ -130,7 +130,8 @@ class Batches:
         self.defect_share, self.phantom_share = defect_share, phantom_share
         self.by_set = {}
         for row, film in enumerate(films):
-            if film.part == "train":
+            judged = any(film.findings.get(label) in (0.0, 1.0) for label in tables.NIH)
+            if film.part == "train" and (judged or not adults_only):
                 self.by_set.setdefault(film.dataset, []).append(row)
         self.per_epoch = sum(int(len(rows) * DRAW[name]) for name, rows in self.by_set.items())
 
@@ -178,13 +179,6 @@ def masked_bce(logits, targets):
     return (loss * judged).sum() / len(logits)
 
 
-def freeze(model, blocks):
-    """Stops learning in the stem and first blocks: they cost half of the time and settle first."""
-    for module in [model.trunk.stem, *model.trunk.blocks[:blocks]]:
-        module.eval()
-        module.requires_grad_(False)
-
-
 def average(target, source, decay):
     """Moves the averaged weights towards the trained ones; statistics of normalisation are averaged alike."""
     with torch.no_grad():
@@ -201,10 +195,11 @@ def main():
     parser.add_argument("--work", type=Path, required=True, help="folder for the cache, checkpoints and logs")
     parser.add_argument("--name", default="joint")
     parser.add_argument("--minutes", type=float, default=60, help="training ends on time, whatever the machine")
+    parser.add_argument("--stop-at", type=float, default=1.0, help="end at this share of the schedule, for a next stage")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--leave-out", nargs="*", default=[], choices=tables.SETS, help="sets never read")
     parser.add_argument("--init", type=Path, help="checkpoint to start from, instead of ImageNet weights")
-    parser.add_argument("--focus", choices=["all", "findings", "language"], default="all", help="whose loss counts")
+    parser.add_argument("--focus", choices=["all", "findings"], default="all", help="all losses, or adult findings alone")
     parser.add_argument("--output-stride", type=int, default=32, choices=[16, 32])
     parser.add_argument("--small", type=int, default=96, help="image size of the first phase")
     parser.add_argument("--size", type=int, default=128)
@@ -223,7 +218,9 @@ def main():
     films = tables.load(arguments.data, arguments.leave_out)
     pixels = cache.load(arguments.data, arguments.work / "cache", 144, arguments.leave_out)
     captions = Captions(films, arguments.work)
-    batches = Batches(films, pixels, arguments.seed, arguments.defects, arguments.phantoms)
+    batches = Batches(
+        films, pixels, arguments.seed, arguments.defects, arguments.phantoms, arguments.focus == "findings"
+    )
     questions = Questions()
     model = Duet(len(tables.LOGITS), output_stride=arguments.output_stride)
     if arguments.init:
@@ -239,24 +236,24 @@ def main():
     optimiser = torch.optim.AdamW(
         [{"params": list(model.trunk.parameters()), "top": arguments.rate},
          {"params": heads, "top": arguments.rate * (1 if arguments.init else 2)}],
-        lr=arguments.rate, weight_decay=0.02,
+        lr=arguments.rate, weight_decay=0.02, fused=True,
     )
     print(f"{batches.per_epoch} films an epoch, {len(captions.names)} captions", flush=True)
 
     start, epoch, seen, frozen = time.time(), 0, 0, False
     done = 0.0
-    while done < 1:
+    while done < arguments.stop_at:
         model.train()
         if frozen:
-            freeze(model, arguments.freeze)
+            model.trunk.freeze(arguments.freeze)
         sums, steps = np.zeros(6), 0
         for rows in batches.epoch(arguments.batch):
             done = (time.time() - start) / (arguments.minutes * 60)
-            if done >= 1:
+            if done >= arguments.stop_at:
                 break
             if not frozen and done > arguments.thaw_share:
                 frozen = True
-                freeze(model, arguments.freeze)
+                model.trunk.freeze(arguments.freeze)
             for group in optimiser.param_groups:
                 warm = min(1.0, (done + 1e-4) / 0.03)
                 group["lr"] = group["top"] * warm * 0.5 * (1 + np.cos(np.pi * done))
@@ -274,8 +271,7 @@ def main():
                         losses.append(weight * F.cross_entropy(answer, asked[name], ignore_index=-1))
                     else:
                         losses.append(answer.sum() * 0)
-            weights = [1.0] + [0.5] + [1.0] * 4 if arguments.focus == "all" else [0.3] + [1.0] * 5
-            loss = sum(w * value for w, value in zip(weights, losses)) if len(losses) > 1 else losses[0]
+            loss = sum(weight * value for weight, value in zip([1.0, 0.5, 1.0, 1.0, 1.0, 1.0], losses))
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(both.parameters(), 5.0)
