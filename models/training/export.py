@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 
 import films as tables
+from augment import normalise
 from network import Duet, EmbeddingExport, FindingsExport, fold
 
 OPSET = 17
@@ -73,5 +74,8 @@ def embedding(model, path, size):
     return write(EmbeddingExport(model), path, ["embedding"], size)
 
 
-def findings(model, labels, path, size):
-    return write(FindingsExport(model.trunk, pick(model, labels)), path, ["logits", "cam"], size)
+def findings(model, labels, path, size, normal):
+    """`normal`: uint8 pixels of normal validation films, whose average map is taken off each map."""
+    shipped = FindingsExport(model.trunk, pick(model, labels)).eval()
+    shipped.learn_usual(normalise(torch.from_numpy(normal)[:, None].float() / 255))
+    return write(shipped, path, ["logits", "cam"], size)

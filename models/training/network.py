@@ -149,13 +149,27 @@ class EmbeddingExport(nn.Module):
 
 
 class FindingsExport(nn.Module):
-    """What a specialist ships: logits, and by cell what they are the mean of (without the bias)."""
+    """What a specialist ships: logits, and by cell what they are the mean of (without the bias).
+
+    A cell's raw share is dominated by where it lies: the middle of any chest speaks against a rare finding more than
+    its rim does. So the average map of normal films is taken off (but for its mean, which keeps the logits as they
+    are), and what remains is evidence beyond what a normal film shows at that place.
+    """
 
     def __init__(self, trunk, linear):
         super().__init__()
         self.trunk, self.linear = trunk, linear
+        self.register_buffer("usual", torch.zeros(1, 1, 1, 1))
+
+    def learn_usual(self, images):
+        """Sets the average map from normal films [N, 1, H, W]."""
+        with torch.no_grad():
+            maps = torch.cat([self.raw(chunk) for chunk in images.split(32)]).mean(0, keepdim=True)
+        self.usual = maps - maps.mean((2, 3), keepdim=True)
+
+    def raw(self, image):
+        return F.conv2d(self.trunk(image), self.linear.weight[:, :, None, None])
 
     def forward(self, image):
-        features = self.trunk(image)
-        cam = F.conv2d(features, self.linear.weight[:, :, None, None])
+        cam = self.raw(image) - self.usual
         return cam.mean((2, 3)) + self.linear.bias, cam

@@ -29,12 +29,10 @@ cd "$here"
 "$python" train.py --data "$data" --work "$work" --name warm --minutes 62 --stop-at 0.33 --seed "$seed"
 "$python" train.py --data "$data" --work "$work" --name joint --init "$work/warm.pt" --minutes 41 --rate 8e-4 \
   --thaw-share 0 --freeze 5 --batch 64 --small-share 0.4 --seed "$((seed + 1))"
-"$python" train.py --data "$data" --work "$work" --name findings --init "$work/joint.pt" --focus findings \
-  --output-stride 16 --minutes 15 --small 128 --rate 3e-4 --thaw-share 0 --defects 0.03 --phantoms 0 --seed "$seed"
 "$python" train_anatomy.py --data "$data" --work "$work" --init "$work/joint.pt" --minutes 8 --seed "$seed"
 
 "$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model generalist --out "$out" --version "$version"
-"$python" ship.py --data "$data" --work "$work" --checkpoint "$work/findings.pt" --model cxr-findings --out "$out" --version "$version"
+"$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model cxr-findings --output-stride 16 --out "$out" --version "$version"
 "$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model cxr-paediatric --out "$out" --version "$version"
 "$python" ship_anatomy.py --data "$data" --work "$work" --out "$out" --version "$version"
 "$python" evaluate.py --data "$data" --work "$work" --models "$out" --only generalist cxr-findings cxr-paediatric

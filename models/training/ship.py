@@ -66,7 +66,10 @@ def main():
         manifest.write_generalist(folder, common, text, decision)
     else:
         plan = SPECIALISTS[arguments.model]
-        common["sha256"] = export.findings(model, plan["labels"], folder / "model.onnx", arguments.size)
+        normal = evaluate.rows_where(
+            films, lambda f: f.part == "val" and f.dataset in plan["sets"] and f.kind in plan["kind"] and f.abnormal == 0
+        )[:400]
+        common["sha256"] = export.findings(model, plan["labels"], folder / "model.onnx", arguments.size, pixels[normal])
         chosen = evaluate.calibrate(folder, plan, films, pixels)
         common["calibration"] = calibration_digest(chosen.pop("films"))
         manifest.write_specialist(folder, arguments.model, common, plan, chosen)
