@@ -322,20 +322,24 @@ def summary(name, metrics):
         lines += ["", "| finding, from prompts alone | AUROC | positives |", "|---|---|---|"]
         lines += [f"| {k} | {span(f)} | {f['positives']} |" for k, f in metrics["zero_shot"]["labels"].items()]
         lines += [f"| mean | {metrics['zero_shot']['mean']:.3f} | |", ""]
-        lines.append(f"Retrieval: {json.dumps(metrics['retrieval'])}")
+        found = metrics["retrieval"]
+        lines += [f"| a film's own report among {found['reports']} | share | chance |", "|---|---|---|"]
+        lines += [f"| in the first {k} | {span(found[f'recall_at_{k}'])} | {k / found['reports']:.3f} |" for k in (1, 5, 10)]
     else:
         names = list(metrics["slices"])
-        lines += [
-            "| finding | AUROC (95 %) | positives | sensitivity | specificity | ECE | " + " | ".join(names[1:]) + " |",
-            "|---" * (6 + len(names) - 1) + "|",
-        ]
+        columns = ["finding", "AUROC (95 %)", "positives", "sensitivity", "specificity", "ECE", *names[1:]]
+        lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
         for label, f in metrics["labels"].items():
-            cells = [f"{f['slices'][n]['auroc']:.3f}" if n in f["slices"] else "" for n in names[1:]]
-            lines.append(
-                f"| {label} | {span(f['auroc'])} | {f['positives']} | {f['sensitivity']['value']:.2f} | "
-                f"{f['specificity']['value']:.2f} | {f['ece']:.3f} | " + " | ".join(cells) + " |"
-            )
-        lines += ["", f"Means over labels with 15 positives: {json.dumps(metrics['slices'])}"]
+            cells = [
+                label, span(f["auroc"]), str(f["positives"]), f"{f['sensitivity']['value']:.2f}",
+                f"{f['specificity']['value']:.2f}", f"{f['ece']:.3f}",
+                *(f"{f['slices'][n]['auroc']:.3f}" if n in f["slices"] else "" for n in names[1:]),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", f"{metrics['films']} films of {metrics['patients']} patients."]
+        if len(metrics["labels"]) > 1:
+            lines += ["", "| films | mean AUROC | labels in it (15 positives or more) |", "|---|---|---|"]
+            lines += [f"| {n} | {f['mean_auroc']:.3f} | {f['labels_with_15_positives']} |" for n, f in metrics["slices"].items()]
     return "\n".join(lines)
 
 

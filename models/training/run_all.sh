@@ -33,7 +33,7 @@ cd "$here"
 
 "$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model generalist --out "$out" --version "$version"
 "$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model cxr-findings --output-stride 16 --out "$out" --version "$version"
-"$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model cxr-paediatric --out "$out" --version "$version"
+"$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model cxr-paediatric --output-stride 16 --out "$out" --version "$version"
 "$python" ship_anatomy.py --data "$data" --work "$work" --out "$out" --version "$version"
 "$python" evaluate.py --data "$data" --work "$work" --models "$out" --only generalist cxr-findings cxr-paediatric
 "$python" check_maps.py --data "$data" --work "$work" --models "$out"
