@@ -64,6 +64,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  duet models list\n  duet models verify --models ./models"
     )]
     Models(Models),
+    /// Measure a model on labelled images: metrics.json and a report page
+    #[command(
+        after_help = "Examples:\n  duet eval --model cxr-findings --images films.tar --labels films.csv --out figures/\n  duet eval --triage --images mixed/ --labels scope.csv --out figures/"
+    )]
+    Eval(Eval),
     /// Check the configuration, or print it with where each value comes from
     #[command(
         subcommand,
@@ -190,6 +195,29 @@ pub(crate) enum Models {
     Verify(ModelsDir),
 }
 
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["model", "triage"]))]
+pub(crate) struct Eval {
+    /// The classifier to measure
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Measure triage: scope, abnormality, what is cleared and what is missed
+    #[arg(long)]
+    pub(crate) triage: bool,
+    /// The images: a folder, or a .tar archive
+    #[arg(long, value_name = "DIR_OR_TAR")]
+    pub(crate) images: PathBuf,
+    /// The truth: `file` and one of `findings` (names joined by |), `label` and `scope` (chest or other); `u:` before
+    /// a name is uncertain; optional `patient`, `age`, `sex`, `view`
+    #[arg(long, value_name = "CSV")]
+    pub(crate) labels: PathBuf,
+    /// Where metrics.json and report.html go
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    models: ModelsDir,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Say whether the configuration can be used
@@ -219,6 +247,7 @@ impl Cli {
                 (Some(&args.kafka), None, None)
             }
             Command::Models(Models::List(dir) | Models::Verify(dir)) => (None, None, Some(dir)),
+            Command::Eval(eval) => (None, None, Some(&eval.models)),
             Command::Config(_) | Command::Schema => no,
         };
         let log = self.log.map(|format| match format {

@@ -6,6 +6,7 @@
 mod cli;
 mod config;
 mod demo;
+mod eval;
 mod models;
 mod output;
 mod places;
@@ -68,6 +69,7 @@ async fn run(cli: &Cli, config: Config) -> Result<()> {
         Command::Watch(args) => watch::run(args, &config).await,
         Command::Topics(command) => topics::run(command, &config).await,
         Command::Models(command) => models::run(command, &config),
+        Command::Eval(args) => eval::run(args, &config).await,
         Command::Config(ConfigCommand::Check { .. }) => {
             let file = config
                 .file

@@ -5,7 +5,6 @@
 
 mod images;
 pub mod measure;
-pub mod ratio;
 pub mod report;
 pub mod stats;
 mod table;

@@ -37,13 +37,10 @@ pub enum MeasureError {
         known: String,
     },
     /// The table says something else than what is measured here.
-    #[error("the table of labels has a column `{found}`, but {wanted}")]
-    WrongKind {
-        /// What it has.
-        found: &'static str,
-        /// What is needed.
-        wanted: &'static str,
-    },
+    #[error(
+        "a classifier is measured by a column `findings` or `label`, and the table has `scope`"
+    )]
+    NoFindings,
 }
 
 /// One label's figures. A figure is absent where its images are missing.
@@ -136,10 +133,7 @@ pub fn label_scores(
     let mut truths = Vec::with_capacity(rows.len());
     for row in rows {
         let Truth::Findings { present, uncertain } = &row.truth else {
-            return Err(wrong_kind(
-                &row.truth,
-                "a classifier is measured by `findings` or `label`",
-            ));
+            return Err(MeasureError::NoFindings);
         };
         // Present outweighs uncertain where two names mean one label.
         let mut truth: Vec<Option<bool>> = vec![Some(false); known.len()];
@@ -270,15 +264,6 @@ fn groups(
         groups.insert(kind.to_owned(), figures);
     }
     groups
-}
-
-pub(crate) fn wrong_kind(truth: &Truth, wanted: &'static str) -> MeasureError {
-    let found = match truth {
-        Truth::Findings { .. } => "findings",
-        Truth::Scope { .. } => "scope",
-        Truth::Ctr(_) => "ctr",
-    };
-    MeasureError::WrongKind { found, wanted }
 }
 
 #[cfg(test)]

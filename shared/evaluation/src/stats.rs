@@ -74,16 +74,6 @@ pub fn share(hits: usize, n: usize) -> Option<Figure> {
     Some(Figure { value, low: low.min(value), high: high.max(value), n })
 }
 
-/// The mean of `values` with a bootstrap interval over `patients`. `None` without values.
-pub fn mean(values: &[f64], patients: &[usize]) -> Option<Figure> {
-    let scored: Vec<_> = values
-        .iter()
-        .zip(patients)
-        .map(|(&score, &patient)| Scored { score, positive: true, patient })
-        .collect();
-    bootstrapped(&scored, weighted_mean)
-}
-
 /// The mean of several labels' statistic, bootstrapped over the patients that they share, so that the interval
 /// allows for one patient counting under many labels. `None` where no label has a value.
 pub fn mean_auroc(labels: &[Vec<Scored>]) -> Option<Figure> {
@@ -190,12 +180,6 @@ fn weighted_calibration_error(sorted: &[Scored], weights: &[f64]) -> Option<f64>
     let total: f64 = bins.iter().map(|bin| bin.weight).sum();
     let distance = bins.iter().map(|bin| (bin.predicted - bin.positive).abs()).sum::<f64>();
     (total > 0.0).then(|| distance / total)
-}
-
-fn weighted_mean(sorted: &[Scored], weights: &[f64]) -> Option<f64> {
-    let total: f64 = weights.iter().sum();
-    let sum: f64 = sorted.iter().zip(weights).map(|(one, weight)| one.score * weight).sum();
-    (total > 0.0).then(|| sum / total)
 }
 
 /// Images of one score.

@@ -1,7 +1,7 @@
 //! The table of truth: one row an image, from a CSV file with a header.
 //!
-//! `file` and one of `findings` (names joined by `|`), `label` (one name), `scope` (`chest` or `other`) or `ctr` (a
-//! cardiothoracic ratio); optional `patient`, `age`, `sex`, `view`. `No Finding` and `Normal` stand for none; a name
+//! `file` and one of `findings` (names joined by `|`), `label` (one name) or `scope` (`chest` or `other`);
+//! optional `patient`, `age`, `sex`, `view`. `No Finding` and `Normal` stand for none; a name
 //! with `u:` before it is uncertain and judged neither way. The rows decide what is evaluated, not the files of a
 //! folder.
 
@@ -21,7 +21,7 @@ pub enum TableError {
     },
     /// No column says what is true.
     #[error(
-        "the table of labels has none of the columns findings, label, scope and ctr; its columns are {columns}"
+        "the table of labels has none of the columns findings, label and scope; its columns are {columns}"
     )]
     NoTruth {
         /// The header.
@@ -63,8 +63,6 @@ pub enum Truth {
         /// `chest`, or else `other`.
         chest: bool,
     },
-    /// Cardiothoracic ratio.
-    Ctr(f64),
 }
 
 /// One row.
@@ -116,7 +114,6 @@ impl Table {
             ("findings", column("findings")),
             ("label", column("label")),
             ("scope", column("scope")),
-            ("ctr", column("ctr")),
         ];
         let (kind, truth) = truths
             .into_iter()
@@ -145,10 +142,6 @@ impl Table {
                     "chest" => Truth::Scope { chest: true },
                     "other" => Truth::Scope { chest: false },
                     _ => return Err(wrong("scope", text, "chest or other")),
-                },
-                "ctr" => match text.parse() {
-                    Ok(ratio) if (0.0..=1.0).contains(&ratio) => Truth::Ctr(ratio),
-                    _ => return Err(wrong("ctr", text, "a ratio from 0 to 1")),
                 },
                 "label" => findings([text].into_iter()),
                 _ => findings(text.split('|')),
@@ -213,7 +206,6 @@ mod tests {
             ("file,label\na,pneumonia\n", findings(&["pneumonia"], &[])),
             ("file,scope\na,chest\n", Truth::Scope { chest: true }),
             ("file,scope\na,other\n", Truth::Scope { chest: false }),
-            ("file,ctr\na,0.48\n", Truth::Ctr(0.48)),
         ];
         for (csv, expected) in cases {
             assert_eq!(truths(csv), [expected], "{csv}");
@@ -226,7 +218,6 @@ mod tests {
             ("name,findings\na,Mass\n", "no column `file`"),
             ("file,truth\na,Mass\n", "none of the columns"),
             ("file,scope\na,chest\nb,hand\n", "row 2"),
-            ("file,ctr\na,half\n", "\"half\""),
             ("file,findings\n", "no rows"),
             ("file,findings,age\na,Mass,old\n", "age is \"old\""),
             ("file,findings\n,Mass\n", "file is \"\""),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     Row, Truth,
-    measure::{MeasureError, patients, wrong_kind},
+    measure::patients,
     stats::{self, Figure, Scored},
 };
 
@@ -49,22 +49,12 @@ pub struct AbnormalFigures {
 }
 
 /// Triage's figures. `scores` has `None` where the image could not be read.
-///
-/// # Errors
-///
-/// Where the rows are about something else.
-pub fn triage(rows: &[Row], scores: &[Option<TriageScore>]) -> Result<TriageFigures, MeasureError> {
+pub fn triage(rows: &[Row], scores: &[Option<TriageScore>]) -> TriageFigures {
     let patients = patients(rows);
     let (mut chest, mut other) = (Count::default(), Count::default());
     let (mut cleared, mut missed) = (Count::default(), Count::default());
     let mut scored = Vec::new();
     for ((row, score), &patient) in rows.iter().zip(scores).zip(&patients) {
-        if matches!(row.truth, Truth::Ctr(_)) {
-            return Err(wrong_kind(
-                &row.truth,
-                "triage is measured by `findings`, `label` or `scope`",
-            ));
-        }
         let Some(score) = score else { continue };
         match &row.truth {
             Truth::Scope { chest: true } => {
@@ -83,17 +73,16 @@ pub fn triage(rows: &[Row], scores: &[Option<TriageScore>]) -> Result<TriageFigu
                     scored.push(Scored { score: score.abnormal, positive: abnormal, patient });
                 }
             }
-            Truth::Ctr(_) => {}
         }
     }
-    Ok(TriageFigures {
+    TriageFigures {
         scope: ScopeFigures { other_refused: other.share(), chest_refused: chest.share() },
         abnormal: AbnormalFigures {
             auroc: stats::auroc(&scored),
             cleared: cleared.share(),
             miss_rate: missed.share(),
         },
-    })
+    }
 }
 
 #[derive(Default)]
@@ -127,7 +116,7 @@ mod tests {
         let score = |refused, cleared, abnormal| Some(TriageScore { refused, cleared, abnormal });
         let scope = rows("file,scope\na,chest\nb,other\nc,other\n");
         let scores = [score(false, true, 0.1), score(true, false, 0.9), score(false, false, 0.9)];
-        let figures = triage(&scope, &scores).unwrap();
+        let figures = triage(&scope, &scores);
         assert_eq!(figures.scope.other_refused.unwrap().value, 0.5);
         assert_eq!(figures.scope.chest_refused.unwrap().value, 0.0);
         assert!(figures.abnormal.auroc.is_none());
@@ -135,7 +124,7 @@ mod tests {
         // A name that no model knows is abnormal all the same.
         let findings = rows("file,findings\na,No Finding\nb,Unheard of\nc,Mass\n");
         let scores = [score(false, true, 0.1), score(false, true, 0.2), score(false, false, 0.9)];
-        let figures = triage(&findings, &scores).unwrap();
+        let figures = triage(&findings, &scores);
         assert_eq!(figures.abnormal.auroc.unwrap().value, 1.0);
         assert_eq!(figures.abnormal.miss_rate.unwrap().value, 0.5);
         assert!((figures.abnormal.cleared.unwrap().value - 2.0 / 3.0).abs() < 1e-12);
