@@ -68,7 +68,7 @@ pub(super) async fn gather(files: &[PathBuf], limits: &Limits) -> Result<(Vec<Sa
         None => {
             let samples = compute::run(drawn).await?;
             let told = format!(
-                "{} drawn phantoms: there are no sample radiographs here (`make demo` fetches them where the network allows it)",
+                "{} drawn phantoms, which triage may refuse, since a drawing is no radiograph: there are no sample radiographs here (`make demo` fetches them where the network allows it)",
                 samples.len()
             );
             Ok((samples, told))

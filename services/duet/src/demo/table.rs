@@ -42,7 +42,7 @@ pub(super) fn totals(ends: &[End], seconds: f64) -> String {
     let reports = ends.iter().filter(|end| matches!(end, End::Report(_))).count();
     let rate = ends.len() as f64 / seconds.max(1e-3);
     format!(
-        "{} images in {seconds:.1} s ({rate:.1} images/s): {reports} reports, {} dead letters",
+        "{} images in {seconds:.1} s ({rate:.1} images/s): {reports} reports, {} dead letters; ms by hop are those of an image's whole batch",
         ends.len(),
         ends.len() - reports
     )
