@@ -22,6 +22,7 @@ from augment import FITNESS, spoil
 from figures import auroc, auroc_figure, calibration_error, clear_threshold, platt, share
 from predict import Model, sigmoid, softmax
 
+NEUTRAL = "a normal chest X-ray"
 BEGIN, END = "<!-- figures: evaluate.py -->", "<!-- end of figures -->"
 FRONTAL = ("chest-radiograph-frontal", "chest-radiograph-child")
 CHEST = (*FRONTAL, "chest-radiograph-lateral")
@@ -172,8 +173,14 @@ def fitness_figures(generalist, decision, pixels, count=200):
 
 
 def zero_shot(embedding, films, rows):
-    """AUROC by finding from a prompt alone: cosine with `a chest X-ray with ...`, no learnt bias or threshold."""
+    """AUROC by finding from prompts alone: cosine with `a chest X-ray with ...` less that with the neutral prompt.
+
+    The neutral prompt takes off what all chest prompts share. Nothing is learnt, no threshold is set. That the
+    difference serves better than the cosine alone (validation: 0.75 against 0.62) was found on validation patients.
+    """
     import text
+
+    neutral = text.embed([NEUTRAL])[0]
 
     people = groups_of(films)
     figures = {}
@@ -181,7 +188,7 @@ def zero_shot(embedding, films, rows):
         truth = np.array([film.findings.get(label, math.nan) for film in films])
         judged = rows & ~np.isnan(truth)
         vector = text.embed([f"a chest X-ray with {phrase}" for phrase in prompts.PHRASES[label]]).mean(0)
-        figures[label] = auroc_figure(truth[judged], embedding[judged] @ vector, people[judged])
+        figures[label] = auroc_figure(truth[judged], embedding[judged] @ (vector - neutral), people[judged])
     return {"labels": figures, "mean": round(float(np.nanmean([f["value"] for f in figures.values()])), 4)}
 
 
@@ -196,7 +203,8 @@ def retrieval(embedding, films, rows, count=500):
     chosen = sorted(first.values())[:count]
     reports = np.stack([text.embed(films[i].sentences).mean(0) for i in chosen])
     reports /= np.linalg.norm(reports, axis=1, keepdims=True)
-    scores = embedding[chosen] @ reports.T
+    # Less the mean film's score, so that no report suits every film.
+    scores = (embedding[chosen] - embedding[chosen].mean(0)) @ reports.T
     # Identical reports cannot be told apart: a tie with the right one counts as found half way through the tie.
     own = np.diag(scores)[:, None]
     rank = (scores > own + 1e-6).sum(1) + ((np.abs(scores - own) <= 1e-6).sum(1) - 1) / 2
@@ -215,7 +223,7 @@ def rows_for(films, plan_sets, part):
     return rows_where(films, lambda f: f.part == part and f.dataset in plan_sets and f.kind in FRONTAL)
 
 
-def operating_threshold(truth, probability, least_specificity=0.8):
+def operating_threshold(truth, probability, least_specificity=0.9):
     """Youden's point, but never less specific than the floor, since each film is read for many findings."""
     candidates = np.unique(np.quantile(probability, np.linspace(0.02, 0.995, 200)))
     gains = [(probability[truth == 1] >= t).mean() - (probability[truth == 0] >= t).mean() for t in candidates]
