@@ -225,6 +225,9 @@ fn figures(scored: &[Scored], threshold: f64) -> LabelFigures {
     }
 }
 
+/// A row's group, where the table names one.
+type GroupOf<'a> = &'a dyn Fn(&Row) -> Option<String>;
+
 fn groups(
     rows: &[Row],
     labels: &[&LabelScores],
@@ -237,7 +240,7 @@ fn groups(
         _ => "80+",
     };
     let mut groups = BTreeMap::new();
-    let kinds: [(&str, &dyn Fn(&Row) -> Option<String>); 3] = [
+    let kinds: [(&str, GroupOf<'_>); 3] = [
         ("sex", &|row| row.sex.clone()),
         ("age", &|row| row.age.map(|age| band(age).to_owned())),
         ("view", &|row| row.view.clone()),
