@@ -1,6 +1,6 @@
 //! DICOM files: from bytes to eight-bit grey.
 //!
-//! [`guard`](crate::guard) walks the headers first and says where everything is. Only the elements that Duet reads are
+//! [`crate::guard`] walks the headers first and says where everything is. Only the elements that Duet reads are
 //! then handed to dicom-rs to be parsed, and only the first frame to its codecs: what identifies a patient is not even
 //! parsed, and a broken private element costs no film.
 

@@ -2,7 +2,7 @@
 //!
 //! `prepare` turns the bytes of a DICOM, PNG or JPEG file into the working [`Prepared`] rendition with [`prepare`]; the model stages
 //! read it back with [`decode_rendition`] and [`squash`] it to a model's input; the specialist turns class-activation maps into
-//! [`heat`] maps and regions; `publish` draws the [`annotate`]d picture.
+//! [`heat()`] maps and regions; `publish` draws the [annotated](annotate()) picture.
 //!
 //! Everything here is pure, synchronous and capped: bytes in, bytes out, nothing allocated that the input has not got
 //! the bytes or the [`Limits`] for. Callers run it on the compute pool.
