@@ -96,8 +96,8 @@ containers:
     {{- if not .isJob }}
     ports:
       - {name: http, containerPort: 8080}
-    # Models are loaded before anything else: five minutes for a slow disk.
-    startupProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 2, failureThreshold: 150}
+    # /healthz answers while models load and Kafka is joined; /readyz only afterwards, and says what is missing.
+    startupProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 2, failureThreshold: 30}
     livenessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 10, timeoutSeconds: 3, failureThreshold: 6}
     readinessProbe: {httpGet: {path: /readyz, port: http}, periodSeconds: 5, timeoutSeconds: 3}
     {{- if .row.web }}

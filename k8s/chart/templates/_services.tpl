@@ -64,7 +64,7 @@ dead-letters: {guarded: true}
 
 {{/* Consumer group of a stage. */}}
 {{- define "duet.group" -}}
-{{ trimSuffix "." .root.Values.kafka.topicPrefix }}-{{ .name }}
+{{ regexReplaceAll "[.]+$" .root.Values.kafka.topicPrefix "" }}-{{ .name }}
 {{- end }}
 
 {{/* What scales a Deployment: keda, hpa or nothing. */}}
