@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use duet_case::{CaseId, Hop, ModelRef, StudyKey};
+use duet_case::{CaseId, Hop, ModelRef, StudyKey, Topic};
 use duet_telemetry::{HealthItem, metrics};
 use duet_transport::{Completed, Exchange, Outgoing, Record, Source, TransportError};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -62,6 +62,7 @@ pub async fn run<S: Stage>(
     let (commits, committing) = spawn_committer(S::NAME, committer);
     let worker = Worker { models: stage.models(), stage, config, shutdown: &shutdown };
     let fill = Duration::from_millis(config.max_wait_ms);
+    let mut shown = HashSet::new();
     info!(stage = S::NAME, "started");
 
     let ended = loop {
@@ -70,7 +71,7 @@ pub async fn run<S: Stage>(
             () = shutdown.cancelled() => break Ok(()),
             polled = source.poll(config.max_batch, fill) => polled,
         };
-        observe(S::NAME, &*source, &health);
+        observe(S::NAME, &*source, &health, &mut shown);
         let records = match polled {
             Ok(records) if records.is_empty() => {
                 if commits.is_closed() {
@@ -120,17 +121,33 @@ fn spawn_committer(
     (sender, task)
 }
 
-/// Brings readiness and lag up to date.
-fn observe(stage: &'static str, source: &dyn Source, health: &HealthItem) {
+/// Brings readiness and lag up to date. `shown` are the partitions whose lag is shown: one that was taken away is
+/// another replica's to show.
+fn observe(
+    stage: &'static str,
+    source: &dyn Source,
+    health: &HealthItem,
+    shown: &mut HashSet<(Topic, i32)>,
+) {
     let status = source.status();
     match (&status.problem, status.assigned) {
         (Some(problem), _) => health.not_ready(problem),
         (None, false) => health.not_ready("waiting for partitions to be assigned"),
         (None, true) => health.ready(),
     }
+    let gauge = &metrics().lag;
+    let mut gone = std::mem::take(shown);
     for lag in status.lag {
-        let partition = lag.partition.to_string();
-        metrics().lag.with_label_values(&[stage, lag.topic.name(), &partition]).set(lag.records);
+        let place = (lag.topic, lag.partition);
+        gauge
+            .with_label_values(&[stage, lag.topic.name(), &lag.partition.to_string()])
+            .set(lag.records);
+        gone.remove(&place);
+        shown.insert(place);
+    }
+    for (topic, partition) in gone {
+        // It was set under these labels, so it is there to be removed.
+        let _removed = gauge.remove_label_values(&[stage, topic.name(), &partition.to_string()]);
     }
 }
 
@@ -243,7 +260,7 @@ impl<S: Stage> Worker<'_, S> {
         record: &Record,
         id: &CaseId,
         mut output: S::Out,
-        topic: duet_case::Topic,
+        topic: Topic,
         shared: &Shared,
     ) -> Result<Vec<Outgoing>, Reason> {
         let hop = self.hop(record, shared);
@@ -325,4 +342,43 @@ async fn decode<In: FromRecord>(records: Vec<Record>) -> Vec<Job<In>> {
             Job { record, input }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use duet_telemetry::Health;
+    use duet_transport::{Lag, SourceStatus};
+
+    use super::*;
+
+    struct Lagging(Vec<i32>);
+
+    #[async_trait]
+    impl Source for Lagging {
+        async fn poll(&mut self, _: usize, _: Duration) -> Result<Vec<Record>, TransportError> {
+            Ok(Vec::new())
+        }
+
+        fn status(&self) -> SourceStatus {
+            let lag = |&partition| Lag { topic: Topic::Images, partition, records: 7 };
+            let lag = self.0.iter().map(lag).collect();
+            SourceStatus { assigned: true, lag, problem: None }
+        }
+    }
+
+    #[test]
+    fn a_partition_that_was_taken_away_shows_no_lag() {
+        let item = Health::default().item("lagging", "starting");
+        let mut shown = HashSet::new();
+        let lines = |shown: &mut HashSet<_>, partitions: &[i32]| {
+            observe("lagging", &Lagging(partitions.to_vec()), &item, shown);
+            let text = String::from_utf8(metrics().encode().unwrap()).unwrap();
+            text.lines()
+                .filter(|line| line.contains("lag_records{") && line.contains("stage=\"lagging\""))
+                .count()
+        };
+        assert_eq!(lines(&mut shown, &[0, 1]), 2);
+        assert_eq!(lines(&mut shown, &[1]), 1);
+    }
 }
