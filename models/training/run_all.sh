@@ -29,7 +29,7 @@ cd "$here"
 "$python" train.py --data "$data" --work "$work" --name warm --minutes 62 --stop-at 0.33 --seed "$seed"
 "$python" train.py --data "$data" --work "$work" --name joint --init "$work/warm.pt" --minutes 41 --rate 8e-4 \
   --thaw-share 0 --freeze 5 --batch 64 --small-share 0.4 --seed "$((seed + 1))"
-"$python" train_anatomy.py --data "$data" --work "$work" --init "$work/joint.pt" --minutes 8 --seed "$seed"
+"$python" train_anatomy.py --data "$data" --work "$work" --init "$work/joint.pt" --minutes 14 --seed "$seed"
 
 "$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model generalist --out "$out" --version "$version"
 "$python" ship.py --data "$data" --work "$work" --checkpoint "$work/joint.pt" --model cxr-findings --output-stride 16 --out "$out" --version "$version"

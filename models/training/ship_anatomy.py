@@ -107,6 +107,30 @@ def measure(folder, data, work):
     return metrics, films
 
 
+def write_card(folder, metrics):
+    """The figures as a table between the card's markers."""
+    card = folder / "MODEL_CARD.md"
+    begin, end = "<!-- figures -->", "<!-- end of figures -->"
+    before, rest = card.read_text().split(begin)
+    error = metrics["ctr_mae"]
+    lines = ["| measured | value |", "|---|---|"]
+    lines += [f"| overlap (Dice), {organ.replace('_', ' ')}, {metrics['films']} films | {v:.3f} |" for organ, v in metrics["dice"].items()]
+    lines += [
+        f"| cardiothoracic ratio, mean absolute error | {error['value']:.4f} ({error['low']:.4f} to {error['high']:.4f}), n = {error['n']} |",
+        f"| the same, by always answering the training films' mean | {metrics['ctr_mae_of_the_training_mean']:.4f} |",
+        f"| mean signed error | {metrics['ctr_bias']:+.4f} |",
+    ]
+    for name in ("nih", "openi"):
+        found = metrics[f"cardiomegaly_by_ratio_{name}"]
+        area = found["auroc"]
+        lines.append(
+            f"| reported cardiomegaly told by the ratio alone, {name} test films (no masks there) | AUROC {area['value']:.3f} "
+            f"({area['low']:.3f} to {area['high']:.3f}), {area['positives']} of {area['n']}; median ratio "
+            f"{found['median_ratio_with']:.2f} with, {found['median_ratio_without']:.2f} without; {found['not_measurable']} not measurable |"
+        )
+    card.write_text(before + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + rest.split(end)[1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -135,6 +159,7 @@ def main():
     (folder / "model.toml").write_text("\n".join(lines))
     table(folder)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_card(folder, metrics)
     print(json.dumps(metrics, indent=1))
 
 
