@@ -147,8 +147,8 @@ impl Stage for Specialist {
     type In = Case;
     type Out = Case;
 
-    fn models(&self) -> Vec<ModelRef> {
-        self.classifiers.iter().map(|own| own.model().clone()).collect()
+    fn models(&self, case: &Case) -> Vec<ModelRef> {
+        case.assessment.as_ref().map_or_else(Vec::new, |own| own.models.clone())
     }
 
     async fn process(&self, batch: Vec<Case>) -> Vec<Outcome<Case>> {

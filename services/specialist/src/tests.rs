@@ -208,7 +208,9 @@ async fn the_manifest_says_who_looks_at_whom() {
         ("chest-radiograph-lateral", Some(60), None),
     ] {
         let case = run(&stage, case(&blobs, kind, age).await).await.unwrap();
+        let in_the_ledger = stage.models(&case);
         let assessment = case.assessment.unwrap();
+        assert_eq!(in_the_ledger, assessment.models, "the ledger names who looked and nobody else");
         let names: Vec<_> = assessment.models.iter().map(|own| own.name.as_str()).collect();
         assert_eq!(names, looks.into_iter().collect::<Vec<_>>(), "{kind} {age:?}");
         assert_eq!(assessment.reason.is_none(), looks.is_some(), "{kind} {age:?}");
@@ -240,7 +242,7 @@ fn a_specialist_that_is_named_must_be_there() {
         let models = models.iter().map(|name| (*name).to_owned()).collect();
         Specialist::new(&Config { models }, there, BlobStore::memory())
     };
-    assert_eq!(open(&["paediatric"], vec![adult(), paediatric()]).unwrap().models().len(), 1);
+    assert_eq!(open(&["paediatric"], vec![adult(), paediatric()]).unwrap().classifiers.len(), 1);
     let error = open(&["adlut"], vec![adult()]).err().unwrap().to_string();
     assert!(error.contains("\"adlut\"") && error.contains("\"adult\""), "{error}");
     assert!(open(&[], Vec::new()).is_err());

@@ -214,7 +214,7 @@ impl Stage for Triage {
     type In = Case;
     type Out = Case;
 
-    fn models(&self) -> Vec<ModelRef> {
+    fn models(&self, _case: &Case) -> Vec<ModelRef> {
         vec![self.model.model().clone()]
     }
 

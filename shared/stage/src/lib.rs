@@ -19,7 +19,7 @@ pub mod web;
 
 use std::future::Future;
 
-use duet_case::{ModelRef, Topic};
+use duet_case::{Case, ModelRef, Topic};
 
 pub use config::{RunnerConfig, RunnerConfigError};
 pub use dead_letter::DeadLetter;
@@ -43,8 +43,9 @@ pub trait Stage: Send + Sync + 'static {
     /// What it emits.
     type Out: IntoPayloads;
 
-    /// The models that speak in this stage, for the ledger and for the identity of what it emits.
-    fn models(&self) -> Vec<ModelRef> {
+    /// The models that spoke in this stage about `case`, which it emits: for the ledger and for the identity of the
+    /// record.
+    fn models(&self, _case: &Case) -> Vec<ModelRef> {
         Vec::new()
     }
 

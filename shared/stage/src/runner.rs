@@ -60,7 +60,7 @@ pub async fn run<S: Stage>(
 ) -> Result<(), RunError> {
     let Exchange { mut source, committer } = exchange;
     let (commits, committing) = spawn_committer(S::NAME, committer);
-    let worker = Worker { models: stage.models(), stage, config, shutdown: &shutdown };
+    let worker = Worker { stage, config, shutdown: &shutdown };
     let fill = Duration::from_millis(config.max_wait_ms);
     let mut shown = HashSet::new();
     info!(stage = S::NAME, "started");
@@ -157,7 +157,6 @@ fn count(stage: &str, outcome: &str, records: usize) {
 
 struct Worker<'a, S> {
     stage: S,
-    models: Vec<ModelRef>,
     config: &'a RunnerConfig,
     shutdown: &'a CancellationToken,
 }
@@ -263,8 +262,9 @@ impl<S: Stage> Worker<'_, S> {
         topic: Topic,
         shared: &Shared,
     ) -> Result<Vec<Outgoing>, Reason> {
-        let hop = self.hop(record, shared);
         let case = output.case_mut();
+        let models = self.stage.models(case);
+        let hop = self.hop(record, &models, shared);
         let key = key_of(&case.study);
         case.hops.push(hop);
         let payloads = output.into_payloads(topic)?;
@@ -274,11 +274,11 @@ impl<S: Stage> Worker<'_, S> {
         count(S::NAME, "emitted", 1);
         Ok(payloads
             .into_iter()
-            .map(|payload| outgoing(payload, id, key.clone(), S::NAME, &self.models, trace))
+            .map(|payload| outgoing(payload, id, key.clone(), S::NAME, &models, trace))
             .collect())
     }
 
-    fn hop(&self, record: &Record, shared: &Shared) -> Hop {
+    fn hop(&self, record: &Record, models: &[ModelRef], shared: &Shared) -> Hop {
         let waited = record.timestamp.map_or(0.0, |sent| {
             (shared.started_at - sent).num_microseconds().unwrap_or(0).max(0) as f64 / 1e6
         });
@@ -286,7 +286,7 @@ impl<S: Stage> Worker<'_, S> {
         let cpu_seconds = shared.cpu_each.as_secs_f64();
         Hop {
             stage: S::NAME.to_owned(),
-            models: self.models.clone(),
+            models: models.to_vec(),
             started_at: shared.started_at,
             queue_ms: waited * 1e3,
             duration_ms: shared.duration.as_secs_f64() * 1e3,
