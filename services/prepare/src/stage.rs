@@ -5,9 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use duet_blob::BlobStore;
-use duet_case::{
-    Assessment, Case, CaseId, PatientContext, Rendition, SCHEMA_VERSION, Source, StudyKey, Topic,
-};
+use duet_case::{Assessment, Case, CaseId, PatientContext, Rendition, Source, StudyKey, Topic};
 use duet_imaging::{Prepared, prepare};
 use duet_stage::{FromRecord, Outcome, Reason, Stage, compute};
 use duet_transport::Record;
@@ -104,20 +102,7 @@ impl Prepare {
         if !self.config.retain_patient_characteristics {
             source.patient = PatientContext::default();
         }
-        Case {
-            schema_version: SCHEMA_VERSION,
-            id,
-            study,
-            received_at,
-            source,
-            rendition: None,
-            triage: None,
-            assessment: None,
-            findings: Vec::new(),
-            conclusion: None,
-            publication: None,
-            hops: Vec::new(),
-        }
+        Case::new(id, study, received_at, source)
     }
 }
 

@@ -4,8 +4,7 @@ use std::io::Cursor;
 
 use duet_case::{
     Assessment, CaseId, Code, Decision, Digest, Finding, Format, ModelRef, Outcome as End,
-    PatientContext, Priority, Probability, Rendition, SCHEMA_VERSION, Source, StudyKey, Triage,
-    WindowMethod,
+    Priority, Probability, Rendition, Source, StudyKey, Triage, WindowMethod,
 };
 use image::GrayImage;
 
@@ -17,30 +16,14 @@ fn model(name: &str) -> ModelRef {
 }
 
 fn case(rendition: Option<BlobRef>) -> Case {
+    let source = Source {
+        width: 1024,
+        height: 900,
+        bits: 8,
+        frames: 1,
+        ..Source::new(Format::Png, b"film")
+    };
     Case {
-        schema_version: SCHEMA_VERSION,
-        id: CaseId::of_input(b"film"),
-        study: StudyKey::from_mac(&[7; 32]),
-        received_at: Utc::now(),
-        source: Source {
-            format: Format::Png,
-            sha256: Digest::of(b"film"),
-            bytes: 4,
-            transfer_syntax: None,
-            sop_class: None,
-            modality: None,
-            body_part: None,
-            view_position: None,
-            laterality: None,
-            photometric: None,
-            width: 1024,
-            height: 900,
-            bits: 8,
-            frames: 1,
-            pixel_spacing_mm: None,
-            patient: PatientContext::default(),
-            notes: Vec::new(),
-        },
         rendition: rendition.map(|blob| Rendition {
             blob,
             width: 1024,
@@ -49,12 +32,7 @@ fn case(rendition: Option<BlobRef>) -> Case {
             window: WindowMethod::Identity,
             inverted: false,
         }),
-        triage: None,
-        assessment: None,
-        findings: Vec::new(),
-        conclusion: None,
-        publication: None,
-        hops: Vec::new(),
+        ..Case::new(CaseId::of_input(b"film"), StudyKey::from_mac(&[7; 32]), Utc::now(), source)
     }
 }
 

@@ -4,8 +4,8 @@ use std::io::Cursor;
 
 use bytes::Bytes;
 use duet_case::{
-    BlobRef, CaseId, Code, Decision, Digest, Format, PatientContext, Priority, Probability,
-    SCHEMA_VERSION, Source, StudyKey, WindowMethod,
+    BlobRef, CaseId, Code, Decision, Digest, Format, PatientContext, Priority, Probability, Source,
+    StudyKey, WindowMethod,
 };
 use duet_inference::{
     Accepts, ActivationMap, Classification, InferenceError, Label, LabelResult, OperatingPoint,
@@ -93,30 +93,15 @@ async fn case(blobs: &BlobStore, kind: &str, age_years: Option<u8>) -> Case {
     let blob = blobs.put(Bytes::from(png.into_inner()), "image/png").await.unwrap();
     let model =
         ModelRef { name: "g".to_owned(), version: "1".to_owned(), sha256: Digest::of(b"g") };
+    let source = Source {
+        width: 160,
+        height: 120,
+        bits: 8,
+        frames: 1,
+        patient: PatientContext { age_years, sex: None },
+        ..Source::new(Format::Dicom, b"film")
+    };
     Case {
-        schema_version: SCHEMA_VERSION,
-        id: CaseId::of_input(b"film"),
-        study: StudyKey::from_mac(&[7; 32]),
-        received_at: chrono::Utc::now(),
-        source: Source {
-            format: Format::Dicom,
-            sha256: Digest::of(b"film"),
-            bytes: 4,
-            transfer_syntax: None,
-            sop_class: None,
-            modality: None,
-            body_part: None,
-            view_position: None,
-            laterality: None,
-            photometric: None,
-            width: 160,
-            height: 120,
-            bits: 8,
-            frames: 1,
-            pixel_spacing_mm: None,
-            patient: PatientContext { age_years, sex: None },
-            notes: Vec::new(),
-        },
         rendition: Some(Rendition {
             blob,
             width: 80,
@@ -138,11 +123,12 @@ async fn case(blobs: &BlobStore, kind: &str, age_years: Option<u8>) -> Case {
             scores: Vec::new(),
             model,
         }),
-        assessment: None,
-        findings: Vec::new(),
-        conclusion: None,
-        publication: None,
-        hops: Vec::new(),
+        ..Case::new(
+            CaseId::of_input(b"film"),
+            StudyKey::from_mac(&[7; 32]),
+            chrono::Utc::now(),
+            source,
+        )
     }
 }
 

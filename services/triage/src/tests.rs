@@ -3,10 +3,7 @@
 use std::io::Cursor;
 
 use bytes::Bytes;
-use duet_case::{
-    BlobRef, CaseId, Digest, Format, PatientContext, Rendition, SCHEMA_VERSION, Source, StudyKey,
-    WindowMethod,
-};
+use duet_case::{BlobRef, CaseId, Digest, Format, Rendition, Source, StudyKey, WindowMethod};
 use duet_inference::{AnswerScore, Answered, InferenceError, Question};
 use image::GrayImage;
 
@@ -86,37 +83,16 @@ fn case(rendition: Option<BlobRef>) -> Case {
         window: WindowMethod::Identity,
         inverted: false,
     });
+    let source =
+        Source { width: 8, height: 8, bits: 8, frames: 1, ..Source::new(Format::Png, b"film") };
     Case {
-        schema_version: SCHEMA_VERSION,
-        id: CaseId::of_input(b"film"),
-        study: StudyKey::from_mac(&[7; 32]),
-        received_at: chrono::Utc::now(),
-        source: Source {
-            format: Format::Png,
-            sha256: Digest::of(b"film"),
-            bytes: 4,
-            transfer_syntax: None,
-            sop_class: None,
-            modality: None,
-            body_part: None,
-            view_position: None,
-            laterality: None,
-            photometric: None,
-            width: 8,
-            height: 8,
-            bits: 8,
-            frames: 1,
-            pixel_spacing_mm: None,
-            patient: PatientContext::default(),
-            notes: Vec::new(),
-        },
         rendition,
-        triage: None,
-        assessment: None,
-        findings: Vec::new(),
-        conclusion: None,
-        publication: None,
-        hops: Vec::new(),
+        ..Case::new(
+            CaseId::of_input(b"film"),
+            StudyKey::from_mac(&[7; 32]),
+            chrono::Utc::now(),
+            source,
+        )
     }
 }
 

@@ -71,9 +71,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome.
-    pub const ALL: [Self; 4] = [Self::Findings, Self::NoFinding, Self::Cleared, Self::NotLookedFor];
-
     /// As it stands in JSON and in metric labels.
     pub const fn name(self) -> &'static str {
         match self {
@@ -120,6 +117,24 @@ pub struct Hop {
 }
 
 impl Case {
+    /// The Case of an image that no stage has said anything of yet.
+    pub fn new(id: CaseId, study: StudyKey, received_at: DateTime<Utc>, source: Source) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            id,
+            study,
+            received_at,
+            source,
+            rendition: None,
+            triage: None,
+            assessment: None,
+            findings: Vec::new(),
+            conclusion: None,
+            publication: None,
+            hops: Vec::new(),
+        }
+    }
+
     /// One line of JSON.
     ///
     /// # Errors

@@ -88,6 +88,31 @@ pub struct Source {
     pub notes: Vec<String>,
 }
 
+impl Source {
+    /// A file of that format of which nothing is known yet but its bytes.
+    pub fn new(format: Format, bytes: &[u8]) -> Self {
+        Self {
+            format,
+            sha256: Digest::of(bytes),
+            bytes: bytes.len() as u64,
+            transfer_syntax: None,
+            sop_class: None,
+            modality: None,
+            body_part: None,
+            view_position: None,
+            laterality: None,
+            photometric: None,
+            width: 0,
+            height: 0,
+            bits: 0,
+            frames: 0,
+            pixel_spacing_mm: None,
+            patient: PatientContext::default(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// How stored values became grey.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", rename_all = "kebab-case")]

@@ -18,9 +18,6 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// Every decision.
-    pub const ALL: [Self; 3] = [Self::Flagged, Self::Cleared, Self::OutOfScope];
-
     /// As it stands in JSON and in metric labels.
     pub const fn name(self) -> &'static str {
         match self {

@@ -25,7 +25,7 @@ mod sniff;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use duet_case::{Digest, PatientContext, Source, WindowMethod};
+use duet_case::{Source, WindowMethod};
 
 pub use annotate::{AnnotatedFinding, AnnotationSpec, annotate, annotated_png};
 pub use error::{Class, PrepareError};
@@ -107,7 +107,7 @@ fn read(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
         )));
     }
     let container = sniff::container(bytes)?;
-    let mut source = blank_source(bytes, container);
+    let mut source = Source::new(container.format(), bytes);
     let (source, identifiers, grey) = match container {
         sniff::Container::Png => {
             let grey = raster::png(bytes, &mut source, limits)?;
@@ -143,26 +143,4 @@ fn read(bytes: &[u8], limits: &Limits) -> Result<Prepared, PrepareError> {
         window: grey.window,
         inverted: grey.inverted,
     })
-}
-
-fn blank_source(bytes: &[u8], container: sniff::Container) -> Source {
-    Source {
-        format: container.format(),
-        sha256: Digest::of(bytes),
-        bytes: bytes.len() as u64,
-        transfer_syntax: None,
-        sop_class: None,
-        modality: None,
-        body_part: None,
-        view_position: None,
-        laterality: None,
-        photometric: None,
-        width: 0,
-        height: 0,
-        bits: 0,
-        frames: 0,
-        pixel_spacing_mm: None,
-        patient: PatientContext::default(),
-        notes: Vec::new(),
-    }
 }

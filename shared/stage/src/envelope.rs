@@ -5,7 +5,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use duet_case::{Case, CaseId, Digest, ModelRef, Topic, TraceParent};
 use duet_transport::{Headers, Outgoing, Record};
 
-use crate::{Outcome, Reason};
+use crate::Reason;
 
 /// What a stage can read from a record.
 pub trait FromRecord: Clone + Send + 'static {
@@ -128,14 +128,4 @@ pub fn image_record(bytes: Bytes, source: &str) -> (CaseId, Outgoing) {
     let key = Bytes::copy_from_slice(id.as_str().as_bytes());
     let record = outgoing(payload, &id, key, source, &[], TraceParent::root(&id));
     (id, record)
-}
-
-impl<T: IntoPayloads> Outcome<T> {
-    /// Rejects where `result` is a reason to, else emits to `topic`.
-    pub fn from_result(result: Result<T, Reason>, topic: Topic) -> Self {
-        match result {
-            Ok(value) => Self::Emit(value, topic),
-            Err(reason) => Self::Reject(reason),
-        }
-    }
 }

@@ -61,38 +61,9 @@ impl Stage for Obedient {
 }
 
 fn case(bytes: &[u8]) -> Case {
-    Case {
-        schema_version: duet_case::SCHEMA_VERSION,
-        id: CaseId::of_input(bytes),
-        study: StudyKey::from_mac(&[7; 32]),
-        received_at: chrono::Utc::now(),
-        source: Source {
-            format: Format::Png,
-            sha256: duet_case::Digest::of(bytes),
-            bytes: bytes.len() as u64,
-            transfer_syntax: None,
-            sop_class: None,
-            modality: None,
-            body_part: None,
-            view_position: None,
-            laterality: None,
-            photometric: None,
-            width: 1,
-            height: 1,
-            bits: 8,
-            frames: 1,
-            pixel_spacing_mm: None,
-            patient: duet_case::PatientContext::default(),
-            notes: Vec::new(),
-        },
-        rendition: None,
-        triage: None,
-        assessment: None,
-        findings: Vec::new(),
-        conclusion: None,
-        publication: None,
-        hops: Vec::new(),
-    }
+    let source =
+        Source { width: 1, height: 1, bits: 8, frames: 1, ..Source::new(Format::Png, bytes) };
+    Case::new(CaseId::of_input(bytes), StudyKey::from_mac(&[7; 32]), chrono::Utc::now(), source)
 }
 
 /// Feeds `texts`, runs the stage until all are done, and returns what came out: cases and dead letters.
