@@ -26,6 +26,9 @@ HOW = {
     "kubeconform": "go install github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0",
     "promtool": "apt install prometheus",
 }
+# Who may use the gateway, which no preset can say.
+TOKEN = '{"name": "test", "sha256": "' + "0" * 64 + '", "permissions": ["send"]}'
+ACCESS = ["config.http={\"tokens\": [" + TOKEN + "]}", "tls.secret=duet-tls"]
 # Each is rendered, validated and looked through: values files and single values.
 RENDERED = {
     "defaults": ([], ["kafka.bootstrap=kafka:9092", "blob.s3.bucket=duet"]),
@@ -37,6 +40,8 @@ RENDERED = {
     "models from a claim": (["multi-site"], ["models.from=claim", "models.claim.name=models", "models.claim.subPath=v1"]),
     "models fetched": (["multi-site"], ["models.from=fetch", "models.fetch.url=https://models/m.tar.gz", f"models.fetch.sha256={'0' * 64}"]),
     "PLAIN without TLS": (["multi-site"], ["kafka.security.protocol=sasl_plaintext", "kafka.security.mechanism=PLAIN", "blob.from=claim"]),
+    "behind an ingress": (["hospital"], ["tls.secret=", 'config.http={"tokens": [], "behind_proxy": true, "hosts": ["duet.example.org"]}']),
+    "client certificates": (["multi-site"], ["tls.authorityKey=ca.crt"]),
     "a section set": (["edge"], ['config.triage={"audit_rate": 0.1}', 'config.prepare={"limits": {"max_pixels": 1000000}}', 'config.specialist={"models": ["cxr-findings"]}']),
 }
 # Each is refused with these words.
@@ -57,6 +62,9 @@ REFUSED = [
     (["multi-site"], "models.from=fetch", "models.fetch needs both"),
     (["hospital"], "kafka.createTopics=true", "kafka.createTopics is for"),
     (["hospital"], "pseudonymKey.secret=", "/pseudonymKey/secret"),
+    (["hospital"], 'config.http={"tokens": []}', "config.http.tokens is empty"),
+    (["hospital"], 'config.http={"tokens": [{"name": "RIS", "sha256": "0"}]}', "/config/http/tokens/0"),
+    (["edge"], "tls.secret=", "tls.secret is empty"),
 ]
 
 
@@ -93,7 +101,7 @@ def call(*command, **options):
 
 def helm(verb, presets, values=()):
     files = [word for name in presets for word in ("-f", CHART / "presets" / f"{name}.yaml")]
-    sets = [word for value in values for word in ("--set-json" if "={" in value else "--set", value)]
+    sets = [word for value in [*ACCESS, *values] for word in ("--set-json" if "={" in value else "--set", value)]
     name = ["duet"] if verb == "template" else []
     return call("helm", verb, *name, CHART, *files, *sets)
 
@@ -274,7 +282,8 @@ def source(report):
         if sorted(reads) != sorted(row.get("reads", [])):
             faults.append(f"{name} reads {reads}, the chart's table says {row.get('reads', [])}")
     sections = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
-    set_by_chart = {"prepare": {"pseudonym_key_file"}}
+    tls = {"tls_cert_file", "tls_key_file", "tls_client_ca_file"}
+    set_by_chart = {"prepare": {"pseudonym_key_file"}, "http": {"listen"} | tls}
     for section, schema in sections.items():
         keys = fields(section) - set_by_chart.get(section, set())
         if keys != set(schema["properties"]):
@@ -286,6 +295,7 @@ def fields(section):
     """Names of the fields of a section's type."""
     place = {
         "log": ("services/duet/src/config.rs", "Log"),
+        "http": ("shared/http/src/config.rs", "Config"),
         "runner": ("shared/stage/src/config.rs", "RunnerConfig"),
         "index": ("shared/stage/src/index.rs", "IndexConfig"),
     }

@@ -142,7 +142,11 @@ impl Fleet {
 }
 
 /// The binary that was built beside the tests.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// Where it was not built.
+pub fn binary() -> Result<PathBuf> {
     let own = env::current_exe()?;
     // target/debug/deps/e2e-… or target/debug/examples/…
     let folder = own.parent().and_then(Path::parent).context("where are we?")?;

@@ -11,6 +11,6 @@ mod guarded;
 mod kafka;
 
 pub use ends::Ends;
-pub use fleet::{Fleet, STAGES};
+pub use fleet::{Fleet, STAGES, binary};
 pub use guarded::Guarded;
 pub use kafka::Kafka;

@@ -17,6 +17,17 @@
 {{- if and (eq $kafka.mode "external") (hasPrefix "sasl" $kafka.security.protocol) (not $kafka.security.user.secret) -}}
 {{- fail (printf "kafka.security.user.secret is empty, but kafka.security.protocol is %s: name the Secret with the user's name and password" $kafka.security.protocol) -}}
 {{- end -}}
+{{- if not $v.config.http.behind_proxy -}}
+{{- if not $v.config.http.tokens -}}
+{{- fail "config.http.tokens is empty: anybody in the cluster could send and read films. Add what `duet tokens new` prints, or set config.http.behind_proxy: true where an ingress or a mesh lets in only who may" -}}
+{{- end -}}
+{{- if not $v.tls.secret -}}
+{{- fail "tls.secret is empty: name the Secret with the certificate and key of the gateway and the page, or set config.http.behind_proxy: true where an ingress or a mesh does TLS" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.tls.authorityKey (not $v.tls.secret) -}}
+{{- fail "tls.authorityKey is set, but tls.secret is empty: name the Secret that has it" -}}
+{{- end -}}
 {{- if and (eq $v.blob.from "s3") (not $v.blob.s3.bucket) -}}
 {{- fail "blob.s3.bucket is empty: name the bucket, or set blob.from to claim" -}}
 {{- end -}}

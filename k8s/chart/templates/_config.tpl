@@ -4,7 +4,9 @@
 { {{- range $i, $key := keys . | sortAlpha }}{{ if $i }},{{ end }} {{ $key }} = {{ include "duet.tomlValue" (index $ $key) }}{{ end }} }
 {{- else if kindIs "float64" . -}}
 {{ if eq (floor .) . }}{{ printf "%.0f" . }}{{ else }}{{ . }}{{ end }}
-{{- else if or (kindIs "string" .) (kindIs "slice" .) -}}
+{{- else if kindIs "slice" . -}}
+[{{ range $i, $value := . }}{{ if $i }}, {{ end }}{{ include "duet.tomlValue" $value }}{{ end }}]
+{{- else if kindIs "string" . -}}
 {{ toJson . }}
 {{- else -}}
 {{ . }}
@@ -25,7 +27,7 @@
 {{- define "duet.toml" -}}
 {{- $kafka := .Values.kafka -}}
 {{- $sections := deepCopy .Values.config -}}
-{{- $_ := set $sections "http" (dict "listen" "0.0.0.0:8080") -}}
+{{- $_ := set $sections "http" (merge (dict "listen" "0.0.0.0:8080") ($sections.http | default dict)) -}}
 {{- $_ := set $sections "models" (dict "dir" (eq .Values.models.from "image" | ternary "/usr/share/duet/models" "/models")) -}}
 {{- $url := "file:///var/lib/duet/blobs" -}}
 {{- with .Values.blob }}{{ if eq .from "s3" }}{{ $url = printf "s3://%s/%s" .s3.bucket .s3.prefix | trimSuffix "/" }}{{ end }}{{ end -}}

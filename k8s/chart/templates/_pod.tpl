@@ -3,6 +3,8 @@
 {{- $v := .root.Values -}}
 {{- $security := include "duet.security" . | fromYaml -}}
 {{- $hasKafka := ne $v.kafka.mode "embedded" -}}
+{{- $hasTls := and .row.web $v.tls.secret -}}
+{{- $scheme := empty $hasTls | ternary "HTTP" "HTTPS" -}}
 serviceAccountName: {{ include "duet.fullname" .root }}
 automountServiceAccountToken: false
 # Variables for every Service of the namespace are of no use here.
@@ -70,6 +72,14 @@ containers:
         valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .passwordKey }}}}
       {{- end }}
       {{- end }}
+      {{- if $hasTls }}
+      # Not in duet.toml, which the stages read too: their probes and metrics are in clear.
+      - {name: DUET_HTTP_TLS_CERT_FILE, value: /etc/duet/tls/tls.crt}
+      - {name: DUET_HTTP_TLS_KEY_FILE, value: /etc/duet/tls/tls.key}
+      {{- if $v.tls.authorityKey }}
+      - {name: DUET_HTTP_TLS_CLIENT_CA_FILE, value: /etc/duet/tls/ca.crt}
+      {{- end }}
+      {{- end }}
       {{- if ne $security.protocol "plaintext" }}
       # Not in duet.toml, since a part of it is secret.
       - name: DUET_KAFKA_PROPERTIES
@@ -97,9 +107,9 @@ containers:
     ports:
       - {name: http, containerPort: 8080}
     # /healthz answers while models load and Kafka is joined; /readyz only afterwards, and says what is missing.
-    startupProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 2, failureThreshold: 30}
-    livenessProbe: {httpGet: {path: /healthz, port: http}, periodSeconds: 10, timeoutSeconds: 3, failureThreshold: 6}
-    readinessProbe: {httpGet: {path: /readyz, port: http}, periodSeconds: 5, timeoutSeconds: 3}
+    startupProbe: {httpGet: {path: /healthz, port: http, scheme: {{ $scheme }}}, periodSeconds: 2, failureThreshold: 30}
+    livenessProbe: {httpGet: {path: /healthz, port: http, scheme: {{ $scheme }}}, periodSeconds: 10, timeoutSeconds: 3, failureThreshold: 6}
+    readinessProbe: {httpGet: {path: /readyz, port: http, scheme: {{ $scheme }}}, periodSeconds: 5, timeoutSeconds: 3}
     {{- if .row.web }}
     # New requests stop coming first, then the order to stop.
     lifecycle: {preStop: {sleep: {seconds: 5}}}
@@ -109,6 +119,10 @@ containers:
     volumeMounts:
       - {name: config, mountPath: /etc/duet/duet.toml, subPath: duet.toml, readOnly: true}
       - {name: tmp, mountPath: /tmp}
+      {{- if $hasTls }}
+      # The folder and no single file of it: what is mounted by subPath is never renewed.
+      - {name: tls, mountPath: /etc/duet/tls, readOnly: true}
+      {{- end }}
       {{- if and (eq $v.blob.from "claim") (not .isJob) }}
       - {name: blobs, mountPath: /var/lib/duet/blobs}
       {{- end }}
@@ -129,6 +143,18 @@ volumes:
     configMap: {name: {{ include "duet.fullname" .root }}-config}
   - name: tmp
     emptyDir: {sizeLimit: 1Gi}
+  {{- if $hasTls }}
+  - name: tls
+    secret:
+      secretName: {{ $v.tls.secret }}
+      items:
+        - {key: {{ $v.tls.certificateKey }}, path: tls.crt}
+        - {key: {{ $v.tls.privateKey }}, path: tls.key}
+        {{- with $v.tls.authorityKey }}
+        - {key: {{ . }}, path: ca.crt}
+        {{- end }}
+      defaultMode: 0440
+  {{- end }}
   {{- if and (eq $v.blob.from "claim") (not .isJob) }}
   - name: blobs
     persistentVolumeClaim: {claimName: {{ include "duet.blobClaim" .root }}}

@@ -69,6 +69,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  duet eval --model cxr-findings --images films.tar --labels films.csv --out figures/\n  duet eval --triage --images mixed/ --labels scope.csv --out figures/"
     )]
     Eval(Eval),
+    /// Make a token for clients of the gateway and the page
+    #[command(subcommand, after_help = "Example:\n  duet tokens new --name ris-1 --may send")]
+    Tokens(Tokens),
     /// Check the configuration, or print it with where each value comes from
     #[command(
         subcommand,
@@ -219,6 +222,39 @@ pub(crate) struct Eval {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Tokens {
+    /// Print a new token, this once, and its entry for the configuration, which knows its SHA-256 alone
+    #[command(
+        after_help = "Examples:\n  duet tokens new --name ris-1 --may send\n  duet tokens new --name ward-3 --may read --expires 2027-01-31 --token-file ward-3.token >> duet.toml"
+    )]
+    New(NewToken),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewToken {
+    /// Its name in logs and metrics: a-z, 0-9, dot, hyphen and underscore
+    #[arg(long)]
+    pub(crate) name: String,
+    /// What it may do; everything, where nothing is said
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) may: Vec<May>,
+    /// The last day (in UTC), or an RFC 3339 time
+    #[arg(long, value_name = "DAY")]
+    pub(crate) expires: Option<String>,
+    /// Write the token into this new file, readable by you alone, and print the entry alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum May {
+    /// Send images
+    Send,
+    /// See cases and pictures, on the page too
+    Read,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Say whether the configuration can be used
     #[command(after_help = "Example:\n  duet config check duet.toml")]
@@ -248,7 +284,7 @@ impl Cli {
             }
             Command::Models(Models::List(dir) | Models::Verify(dir)) => (None, None, Some(dir)),
             Command::Eval(eval) => (None, None, Some(&eval.models)),
-            Command::Config(_) | Command::Schema => no,
+            Command::Tokens(_) | Command::Config(_) | Command::Schema => no,
         };
         let log = self.log.map(|format| match format {
             Format::Text => "text".to_owned(),

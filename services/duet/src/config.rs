@@ -28,7 +28,7 @@ const DEFAULT_FILE: &str = "duet.toml";
 pub(crate) struct Settings {
     pub(crate) kafka: duet_transport::KafkaConfig,
     pub(crate) blob: Blob,
-    pub(crate) http: Http,
+    pub(crate) http: duet_http::Config,
     pub(crate) log: Log,
     pub(crate) models: Models,
     pub(crate) runner: duet_stage::RunnerConfig,
@@ -48,15 +48,6 @@ pub(crate) struct Blob {
     /// `file:///folder`, `s3://bucket/prefix` or `memory:`; else a folder of the user's own state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,
-}
-
-/// What this process serves.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Http {
-    /// `host:port`; else each service's own port on 127.0.0.1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) listen: Option<String>,
 }
 
 /// What is written to standard error.
@@ -207,8 +198,9 @@ impl Config {
 
     fn check(&mut self) -> Result<(), ConfigError> {
         let settings = &self.settings;
-        let checks: [Result<(), String>; 5] = [
+        let checks: [Result<(), String>; 6] = [
             said(settings.kafka.validate()),
+            said(settings.http.validate()),
             said(settings.runner.validate()),
             said(settings.gateway.validate()),
             said(settings.triage.validate()),

@@ -29,7 +29,7 @@ const KEPT: usize = 3;
 
 pub(crate) async fn run(args: &cli::Demo, mut config: Config) -> Result<()> {
     let (chosen, port) = services::named(services::ALL);
-    let listener = process::listen(&config, port).await?;
+    let listener = process::listen(&config, port, &chosen).await?;
     let limits = config.settings.prepare.limits.clone();
     let (samples, told) = samples::gather(&args.files, &limits).await?;
     output::note(format_args!("{told}"));
@@ -66,10 +66,7 @@ pub(crate) async fn run(args: &cli::Demo, mut config: Config) -> Result<()> {
     if args.exit {
         process.stop().await?;
     } else {
-        output::line(format_args!(
-            "The page is up at http://{} (Ctrl-C ends it)",
-            process.address
-        ))?;
+        output::line(format_args!("The page is up at {} (Ctrl-C ends it)", process.address))?;
         process.wait().await?;
     }
     let dead = ends.iter().filter(|end| matches!(end, End::DeadLetter(_))).count();

@@ -13,6 +13,7 @@ mod places;
 mod process;
 mod send;
 mod services;
+mod tokens;
 mod topics;
 mod watch;
 
@@ -70,6 +71,7 @@ async fn run(cli: &Cli, config: Config) -> Result<()> {
         Command::Topics(command) => topics::run(command, &config).await,
         Command::Models(command) => models::run(command, &config),
         Command::Eval(args) => eval::run(args, &config).await,
+        Command::Tokens(cli::Tokens::New(args)) => tokens::new(args),
         Command::Config(ConfigCommand::Check { .. }) => {
             let file = config
                 .file

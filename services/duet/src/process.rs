@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, anyhow, bail};
 use axum::Router;
 use duet_blob::BlobStore;
+use duet_http::{Exposure, Front};
 use duet_inference::Registry;
 use duet_stage::{CaseIndex, Stage};
 use duet_telemetry::{Health, ops_router};
@@ -106,8 +107,15 @@ fn group_of(prefix: &str, stage: &str) -> String {
 /// A running process.
 pub(crate) struct Process {
     pub(crate) host: Host,
-    pub(crate) address: SocketAddr,
+    /// Where it listens: `http://127.0.0.1:8080`.
+    pub(crate) address: String,
     tasks: JoinSet<Result<()>>,
+}
+
+/// A bound address, and what stands between it and the routes.
+pub(crate) struct Listener {
+    tcp: TcpListener,
+    front: Front,
 }
 
 impl Process {
@@ -115,7 +123,7 @@ impl Process {
     pub(crate) async fn start(
         config: Config,
         services: &[&'static Service],
-        listener: TcpListener,
+        listener: Listener,
         broker: Arc<dyn Broker>,
         blobs: BlobStore,
     ) -> Result<Self> {
@@ -142,14 +150,13 @@ impl Process {
             }
         }
         let app = app.merge(ops_router(host.health.clone())).fallback(duet_stage::web::not_found);
-        let address = listener.local_addr().context("the listener has no address")?;
-        let stop = host.shutdown.clone().cancelled_owned();
-        tasks.spawn(async move {
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stop)
-                .await
-                .context("the HTTP server stopped")
-        });
+        let Listener { tcp, front } = listener;
+        let address = tcp.local_addr().context("the listener has no address")?;
+        let address = format!("{}://{address}", front.scheme());
+        let stop = host.shutdown.clone();
+        tasks.spawn(
+            async move { front.serve(tcp, app, stop).await.context("the HTTP server stopped") },
+        );
         Ok(Self { host, address, tasks })
     }
 
@@ -241,17 +248,26 @@ impl Signals {
     }
 }
 
-/// Binds the configured address, or `port` on 127.0.0.1.
-pub(crate) async fn listen(config: &Config, port: u16) -> Result<TcpListener> {
+/// Binds the configured address, or `port` on 127.0.0.1, for `services`.
+pub(crate) async fn listen(
+    config: &Config,
+    port: u16,
+    services: &[&'static Service],
+) -> Result<Listener> {
     let address = config.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)));
-    TcpListener::bind(address).await.map_err(|error| {
+    let is_web = services.iter().any(|service| matches!(service.part, Part::Web(_)));
+    let exposure = if is_web { Exposure::Cases } else { Exposure::Probes };
+    let front = Front::open(&config.settings.http, address, exposure)
+        .map_err(|error| Usage(error.to_string()))?;
+    let tcp = TcpListener::bind(address).await.map_err(|error| {
         let hint = if error.kind() == std::io::ErrorKind::AddrInUse {
             "another program has it: end that, or choose another port, for instance --listen 127.0.0.1:0"
         } else {
             "choose another address by --listen, http.listen or DUET_HTTP_LISTEN"
         };
         anyhow!("cannot listen on {address} ({error}): {hint}")
-    })
+    })?;
+    Ok(Listener { tcp, front })
 }
 
 /// `duet run`.
@@ -262,7 +278,7 @@ pub(crate) async fn run(name: &str, config: Config) -> Result<()> {
             "a single service needs a broker that the others reach too: duet run {name} --kafka HOST:PORT (kafka.bootstrap, DUET_KAFKA); `duet run all` needs none"
         )));
     }
-    let listener = listen(&config, port).await?;
+    let listener = listen(&config, port, &chosen).await?;
     let broker: Arc<dyn Broker> = if config.names_kafka() {
         Arc::new(KafkaBroker::connect(&config.settings.kafka).await?)
     } else {

@@ -35,6 +35,12 @@ fn wrong_use_and_failures_have_codes_and_words_of_their_own() {
         (&["--log-filter", "a=b=c", "config", "check"], 2, &["log.filter"]),
         (&["config", "check", "/absent.toml"], 2, &["/absent.toml"]),
         (&["run", "all", &listen], 1, &[&taken, "--listen"]),
+        (&["run", "all", "--listen", "0.0.0.0:0"], 2, &["http.listen is 0.0.0.0:0", "http.tokens is empty", "duet tokens new", "http.behind_proxy"]),
+        (&["demo", "--exit", "--listen", "[::]:0"], 2, &["http.listen is [::]:0", "http.tls_cert_file is not set"]),
+        (&["tokens", "new", "--name", "RIS 1"], 2, &["--name \"RIS 1\"", "a-z"]),
+        (&["tokens", "new", "--name", "ris", "--expires", "soon"], 2, &["--expires \"soon\"", "2027-01-31"]),
+        (&["tokens", "new", "--name", "ris", "--expires", "2020-01-01"], 2, &["2020-01-01 is over"]),
+        (&["tokens", "new", "--name", "ris", "--token-file", "/absent/x"], 1, &["--token-file /absent/x"]),
         (&["send", "/absent.dcm"], 1, &["/absent.dcm"]),
         (&["models", "verify", "--models", "/absent"], 1, &["/absent"]),
         (&["topics", "describe", "--kafka", "127.0.0.1:1"], 1, &["no Kafka broker answers at 127.0.0.1:1"]),
@@ -54,6 +60,32 @@ fn an_unknown_variable_is_refused_with_the_nearest() {
     let (exit, _, stderr) = run(duet(&["config", "check"]).env("DUET_KAFKA_BOOTSTRP", "x:1"));
     assert_eq!(exit, Some(2));
     assert!(stderr.contains("DUET_KAFKA_BOOTSTRAP?"), "{stderr}");
+}
+
+#[test]
+fn a_new_token_is_told_once_and_its_entry_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("duet.toml");
+    std::fs::write(&file, "[http]\nburst = 5\n\n[log]\nformat = \"json\"\n").unwrap();
+    let secret = folder.path().join("ward.token");
+    let keep = ["--token-file", secret.to_str().unwrap()];
+    for (name, more) in [("ris-1", &[][..]), ("ward-3", &keep)] {
+        let (exit, entry, stderr) = run(duet(&["tokens", "new", "--name", name]).args(more));
+        assert_eq!(exit, Some(0), "{stderr}");
+        let token = entry.lines().find(|line| line.starts_with("duet_"));
+        assert_eq!(token.is_some(), more.is_empty(), "{entry}");
+        let entry = &entry[entry.find("[[http.tokens]]").unwrap()..];
+        let before = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{before}\n{entry}")).unwrap();
+    }
+    let kept = std::fs::metadata(&secret).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&kept.permissions()) & 0o777, 0o600);
+    let (exit, shown, stderr) = run(duet(&["config", "show"]).arg(&file));
+    assert_eq!(exit, Some(0), "{stderr}");
+    let token = std::fs::read_to_string(&secret).unwrap();
+    assert!(shown.contains("ris-1") && shown.contains("ward-3") && !shown.contains(token.trim()));
+    let (exit, again, stderr) = run(duet(&["tokens", "new", "--name", "ward-3"]).args(keep));
+    assert_eq!((exit, again.as_str()), (Some(1), ""), "a token is written over: {stderr}");
 }
 
 #[test]

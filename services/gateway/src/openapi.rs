@@ -16,6 +16,8 @@ pub(crate) fn document(config: &Config) -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
             "description": "Images in, annotated findings out. Research use only. Not for diagnosis."
         },
+        // With or without: which of them is the configuration's, and may change under a client.
+        "security": [{ "bearer": [] }, {}],
         "paths": {
             "/v1/images": { "post": send_images(config) },
             "/v1/cases": { "get": list_cases() },
@@ -32,10 +34,14 @@ pub(crate) fn document(config: &Config) -> Value {
             "/v1/openapi.json": { "get": {
                 "operationId": "getOpenApi",
                 "summary": "This document",
-                "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": { "schema": { "type": "object" } } } } }
+                "responses": with_problems(&[], json!({ "200": { "description": "OpenAPI 3.1", "content": { "application/json": { "schema": { "type": "object" } } } } }))
             } }
         },
-        "components": { "schemas": schemas() }
+        "components": { "schemas": schemas(), "securitySchemes": { "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token of http.tokens, wherever any is configured. Sending images needs the permission send, everything else of cases needs read."
+        } } }
     })
 }
 
@@ -140,8 +146,11 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
+/// What is answered before a route is asked: no token, not permitted or another site, another host, too many.
+const AT_THE_GATE: [&str; 4] = ["401", "403", "421", "429"];
+
 fn with_problems(statuses: &[&str], mut responses: Value) -> Value {
-    for status in statuses {
+    for status in statuses.iter().chain(&AT_THE_GATE) {
         let kinds = ProblemKind::ALL.into_iter().filter(|kind| kind.status().as_str() == *status);
         let names: Vec<_> = kinds.map(ProblemKind::title).collect();
         responses[status] = json!({
@@ -149,6 +158,11 @@ fn with_problems(statuses: &[&str], mut responses: Value) -> Value {
             "content": { "application/problem+json": { "schema": reference("Problem") } }
         });
     }
+    let header =
+        |description: &str| json!({ "description": description, "schema": { "type": "string" } });
+    responses["401"]["headers"] =
+        json!({ "WWW-Authenticate": header("Bearer, and what was wrong with the token") });
+    responses["429"]["headers"] = json!({ "Retry-After": header("Seconds to wait") });
     responses
 }
 

@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 import { fillHelp } from "./help.js";
 import { List } from "./list.js";
 import { live } from "./live.js";
+import { SignIn } from "./sign-in.js";
 import { SHOWS } from "./words.js";
 
 const LOADED = 300;
@@ -29,6 +30,7 @@ async function reload() {
   const mine = ++asked;
   try {
     const answer = await fetch(`/review/cases?limit=${LOADED}&show=${show}`);
+    if (answer.status === 401) return signIn.ask();
     if (!answer.ok) throw new Error(`the list answered ${answer.status}`);
     const body = await answer.json();
     if (mine !== asked) return; // asked again since
@@ -123,7 +125,7 @@ function caseKey(key) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || help.open || signIn.isOpen) return;
   const chosen = SHOWS[Number(event.key) - 1];
   let done = true;
   if (event.key === "?") help.showModal();
@@ -139,6 +141,8 @@ function setStatus(state) {
 
 fillHelp(help);
 document.querySelector("#help-button").addEventListener("click", () => help.showModal());
+const signIn = new SignIn(document.querySelector("#sign-in"), document.querySelector("#sign-out"), () => (listen(), reload()));
 draw();
 route();
-live({ onReload: reload, onCases: change, onStatus: setStatus });
+// A refused stream does not say why; the list does.
+const listen = live({ mayOpen: () => !signIn.isOpen, onReload: reload, onCases: change, onStatus: setStatus, onRefused: reload });

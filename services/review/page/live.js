@@ -1,10 +1,10 @@
 // The stream of changes. A hidden page lets go of it: browsers allow few connections to one server.
 
-export function live({ onReload, onCases, onStatus }) {
+export function live({ mayOpen, onReload, onCases, onStatus, onRefused }) {
   let source = null;
 
   function open() {
-    if (source || document.hidden) return;
+    if (source || document.hidden || !mayOpen()) return;
     source = new EventSource("/review/events");
     source.addEventListener("open", () => onStatus("live"));
     source.addEventListener("reload", () => onReload());
@@ -14,6 +14,7 @@ export function live({ onReload, onCases, onStatus }) {
       // The browser tries again by itself, unless the answer was a refusal.
       if (source.readyState === EventSource.CLOSED) {
         source = null;
+        onRefused();
         setTimeout(open, 5000);
       }
     });
@@ -28,4 +29,5 @@ export function live({ onReload, onCases, onStatus }) {
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
   open();
+  return open;
 }

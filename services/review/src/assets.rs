@@ -44,6 +44,7 @@ const ASSETS: &[Asset] = assets! {
     "ledger.js": SCRIPT,
     "list.js": SCRIPT,
     "live.js": SCRIPT,
+    "sign-in.js": SCRIPT,
     "viewer.js": SCRIPT,
     "words.js": SCRIPT,
     "page.css": STYLE,

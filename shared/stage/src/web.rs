@@ -3,7 +3,7 @@
 //! The gateway and the review page are ordinary axum applications; each may run alone or beside the other in one
 //! process. What both serve stands here, so that no service imports another.
 //!
-//! Deliberately absent: listening (the binary binds one listener a process) and any route that changes something.
+//! Deliberately absent: listening and who may ask (`duet-http`), and any route that changes something.
 
 mod cases;
 mod problem;
@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use axum::{
     Router,
     extract::{MatchedPath, Request},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::{Next, from_fn},
     response::Response,
     routing::MethodRouter,
@@ -65,7 +65,8 @@ async fn finish(service: &'static str, request: Request, next: Next) -> Response
     response
 }
 
-fn harden(headers: &mut HeaderMap) {
+/// Adds the headers that every answer carries, where it has none of its own.
+pub fn harden(headers: &mut HeaderMap) {
     let nothing = "default-src 'none'; frame-ancestors 'none'";
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, nothing),
@@ -73,6 +74,8 @@ fn harden(headers: &mut HeaderMap) {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
+        // No other site may show a film as its own picture.
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }

@@ -44,6 +44,12 @@ pub struct Metrics {
     pub joules: CounterVec,
     /// Requests answered, by service, route and status.
     pub http_requests: IntCounterVec,
+    /// Requests that were not let through, by reason.
+    pub http_refused: IntCounterVec,
+    /// Requests that were let through, by the name of their token; a configuration has 256 at most.
+    pub http_tokens: IntCounterVec,
+    /// Until when the certificate of the listener holds, where it has one, in seconds of the epoch.
+    pub tls_not_after: IntGaugeVec,
     /// 1 while the process is ready.
     pub ready: Gauge,
 }
@@ -91,6 +97,17 @@ impl Metrics {
         let ready = register(
             &registry,
             Gauge::new("duet_ready", "1 while this process is ready, else 0.").expect("ready"),
+        );
+        let tls_not_after = register(
+            &registry,
+            IntGaugeVec::new(
+                prometheus::opts!(
+                    "duet_tls_not_after_timestamp_seconds",
+                    "When the listener's certificate expires, in seconds of the epoch."
+                ),
+                &["certificate"],
+            )
+            .expect("not after"),
         );
         let build = register(
             &registry,
@@ -190,6 +207,17 @@ impl Metrics {
                 "HTTP requests answered.",
                 &["service", "route", "status"],
             ),
+            http_refused: counter(
+                "duet_http_refused_total",
+                "Requests and connections that were not let through, by reason.",
+                &["reason"],
+            ),
+            http_tokens: counter(
+                "duet_http_token_requests_total",
+                "Requests let through, by the name of their token.",
+                &["token"],
+            ),
+            tls_not_after,
             ready,
             registry,
         }

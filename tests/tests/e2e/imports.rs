@@ -109,6 +109,7 @@ fn shared_imports_point_one_way() {
         "duet-inference",
         "duet-evaluation",
         "duet-stage",
+        "duet-http",
         "duet-testkit",
     ];
     let place = |name: &str| order.iter().position(|own| *own == name);

@@ -14,6 +14,14 @@ pub enum ProblemKind {
     BadRequest,
     /// There is nothing in it.
     EmptyBody,
+    /// No token, or none that lets in.
+    NoToken,
+    /// The token may not do this.
+    NotPermitted,
+    /// No client certificate, where one is asked for.
+    NoCertificate,
+    /// A page of another site sent this.
+    ForeignSite,
     /// No such case, or no longer.
     UnknownCase,
     /// The case has no such picture, or not yet.
@@ -28,6 +36,10 @@ pub enum ProblemKind {
     BodyTooLarge,
     /// The media type is none that is taken.
     UnsupportedMediaType,
+    /// The name by which the client calls this server is none of its names.
+    UnknownHost,
+    /// The client asks too often.
+    TooManyRequests,
     /// Something that the service needs is away for the moment.
     Unavailable,
     /// A defect of the service.
@@ -36,9 +48,13 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::BadRequest,
         Self::EmptyBody,
+        Self::NoToken,
+        Self::NotPermitted,
+        Self::NoCertificate,
+        Self::ForeignSite,
         Self::UnknownCase,
         Self::NoSuchPicture,
         Self::NoSuchPath,
@@ -46,6 +62,8 @@ impl ProblemKind {
         Self::SlowBody,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
+        Self::UnknownHost,
+        Self::TooManyRequests,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -64,6 +82,30 @@ impl ProblemKind {
                 "empty-body",
                 "The body is empty",
                 "Send the bytes of a DICOM, PNG or JPEG file as the request's body.",
+            ),
+            Self::NoToken => (
+                StatusCode::UNAUTHORIZED,
+                "no-token",
+                "A token is needed",
+                "Send the header \"Authorization: Bearer TOKEN\". `duet tokens new` makes a token, whose entry goes into http.tokens.",
+            ),
+            Self::NotPermitted => (
+                StatusCode::FORBIDDEN,
+                "not-permitted",
+                "The token may not do this",
+                "Use a token that may, or add the permission to this one in http.tokens.",
+            ),
+            Self::NoCertificate => (
+                StatusCode::FORBIDDEN,
+                "no-certificate",
+                "A client certificate is needed",
+                "Show a certificate that one of the authorities in http.tls_client_ca_file has signed.",
+            ),
+            Self::ForeignSite => (
+                StatusCode::FORBIDDEN,
+                "foreign-site",
+                "A page of another site sent this",
+                "Only Duet's own page and programs that are no browser may change something here.",
             ),
             Self::UnknownCase => (
                 StatusCode::NOT_FOUND,
@@ -106,6 +148,18 @@ impl ProblemKind {
                 "unsupported-media-type",
                 "This media type is not taken",
                 "Send application/octet-stream, application/dicom, image/png, image/jpeg or multipart/form-data.",
+            ),
+            Self::UnknownHost => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "unknown-host",
+                "This server has no such name",
+                "Call it by an address of this machine or by localhost, or add the name to http.hosts.",
+            ),
+            Self::TooManyRequests => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "Too many requests",
+                "Try again after the seconds that Retry-After names, and then less often: http.requests_per_second and http.burst say how often.",
             ),
             Self::Unavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
