@@ -1,12 +1,14 @@
 //! Services as processes of their own, as they run in a cluster: the built binary, one process a service.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +21,9 @@ pub const STAGES: [&str; 4] = ["prepare", "triage", "specialist", "publish"];
 
 /// Running services. Dropping it stops them.
 pub struct Fleet {
-    services: Vec<Service>,
+    /// By number, which is never given again.
+    services: BTreeMap<usize, Service>,
+    started: usize,
     folder: PathBuf,
     config: PathBuf,
     binary: PathBuf,
@@ -38,9 +42,18 @@ impl Fleet {
     ///
     /// Where the binary was not built.
     pub fn new(kafka: &KafkaConfig, folder: &Path) -> Result<Self> {
+        Self::with(kafka, folder, "")
+    }
+
+    /// As [`Fleet::new`], with further sections of the configuration, as TOML.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fleet::new`].
+    pub fn with(kafka: &KafkaConfig, folder: &Path, sections: &str) -> Result<Self> {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
         let config = format!(
-            "[kafka]\n{}\n[blob]\nurl = \"file://{}\"\n[prepare]\npseudonym_key_file = \"{}\"\n[models]\ndir = \"{}\"\n",
+            "[kafka]\n{}\n[blob]\nurl = \"file://{}\"\n[prepare]\npseudonym_key_file = \"{}\"\n[models]\ndir = \"{}\"\n{sections}\n",
             toml::to_string(kafka).context("the Kafka configuration cannot be written")?,
             folder.join("blobs").display(),
             folder.join("pseudonym.key").display(),
@@ -51,7 +64,8 @@ impl Fleet {
         fs::create_dir_all(folder.join("blobs"))?;
         fs::write(&path, config)?;
         Ok(Self {
-            services: Vec::new(),
+            services: BTreeMap::new(),
+            started: 0,
             folder: folder.to_owned(),
             config: path,
             binary: binary()?,
@@ -65,13 +79,14 @@ impl Fleet {
     /// Where it cannot be started.
     pub fn start(&mut self, service: &str) -> Result<usize> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let number = self.services.len();
+        let number = self.started;
+        self.started += 1;
         let name = format!("{service}-{number}");
         let mut command = self.command(&["run", service]);
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
         let log = self.folder.join(format!("{name}.log"));
         let process = Guarded::start(&name, &command, &log, None)?;
-        self.services.push(Service { name, process, port });
+        self.services.insert(number, Service { name, process, port });
         Ok(number)
     }
 
@@ -79,6 +94,8 @@ impl Fleet {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(&self.config).args(arguments);
+        // By this a service, and what it starts, is known as this fleet's.
+        command.current_dir(&self.folder);
         // A variable of the caller's would override the fleet's configuration.
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("DUET_") {
@@ -94,7 +111,7 @@ impl Fleet {
     ///
     /// With the end of a service's log where it is not.
     pub fn wait_until_ready(&self) -> Result<()> {
-        for service in &self.services {
+        for service in self.services.values() {
             let limit = Duration::from_secs(120);
             service
                 .process
@@ -117,17 +134,60 @@ impl Fleet {
             Ok((status, body)) => bail!("{} answers {path} with {status}: {body}", service.name),
             Err(error) => Err(error.context(service.name.clone())),
         };
-        self.services.iter().map(|s| Ok((s.name.as_str(), ask(s)?))).collect()
+        self.services.values().map(|s| Ok((s.name.as_str(), ask(s)?))).collect()
     }
 
     /// The process of a service.
     pub fn process(&self, number: usize) -> Option<&Guarded> {
-        self.services.get(number).map(|service| &service.process)
+        self.services.get(&number).map(|service| &service.process)
+    }
+
+    /// Every service that was not taken out: its number, its name and its process.
+    pub fn processes(&self) -> impl Iterator<Item = (usize, &str, &Guarded)> {
+        self.services.iter().map(|(number, s)| (*number, s.name.as_str(), &s.process))
+    }
+
+    /// Whether a service says that it is ready.
+    pub fn is_ready(&self, number: usize) -> bool {
+        let service = self.services.get(&number);
+        service.is_some_and(|s| get(s.port, "/readyz").is_ok_and(|(status, _)| status == 200))
+    }
+
+    /// What one service tells at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not answer with 200.
+    pub fn get(&self, number: usize, path: &str) -> Result<String> {
+        let service = self.services.get(&number).context("there is no such service")?;
+        match get(service.port, path)? {
+            (200, body) => Ok(body),
+            (status, body) => bail!("{} answers {path} with {status}: {body}", service.name),
+        }
+    }
+
+    /// The answer of one service at `path`, as it comes.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody answers.
+    pub fn open(&self, number: usize, path: &str) -> Result<TcpStream> {
+        let service = self.services.get(&number).context("there is no such service")?;
+        ask(service.port, path)
+    }
+
+    /// Takes a service out of the fleet, stopped in an orderly way where it still runs, and returns its exit code.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none of that number, or it cannot be waited for.
+    pub fn take_out(&mut self, number: usize) -> Result<Option<i32>> {
+        self.services.remove(&number).context("there is no such service")?.process.stop()
     }
 
     /// The names of the services that have ended.
     pub fn dead(&self) -> Vec<&str> {
-        let dead = self.services.iter().filter(|service| !service.process.is_running());
+        let dead = self.services.values().filter(|service| !service.process.is_running());
         dead.map(|service| service.name.as_str()).collect()
     }
 
@@ -137,7 +197,33 @@ impl Fleet {
     ///
     /// Where one cannot be waited for.
     pub fn stop(self) -> Result<Vec<(String, Option<i32>)>> {
-        self.services.into_iter().map(|s| Ok((s.name, s.process.stop()?))).collect()
+        self.services.into_values().map(|s| Ok((s.name, s.process.stop()?))).collect()
+    }
+}
+
+/// The processes that a stopped fleet has left behind in its `folder`, a service's child that outlived it for instance.
+/// They have ten seconds to end.
+///
+/// # Errors
+///
+/// Where the processes of this machine cannot be listed.
+pub(crate) fn orphans(folder: &Path) -> Result<Vec<String>> {
+    let folder = folder.canonicalize()?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut left = Vec::new();
+        for process in fs::read_dir("/proc")?.flatten() {
+            // Processes end while they are listed, and others' are not ours to see.
+            if fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == folder) {
+                let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+                let command = String::from_utf8_lossy(&command).replace('\0', " ");
+                left.push(format!("{} {command}", process.file_name().to_string_lossy()));
+            }
+        }
+        if left.is_empty() || Instant::now() >= deadline {
+            return Ok(left);
+        }
+        sleep(Duration::from_millis(50));
     }
 }
 
@@ -157,11 +243,16 @@ pub fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
+fn ask(port: u16, path: &str) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    Ok(stream)
+}
+
 /// GET over loopback: status and body.
 fn get(port: u16, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    let mut stream = ask(port, path)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;

@@ -42,7 +42,7 @@ impl Kafka {
         static SHARED: OnceLock<Result<Held, String>> = OnceLock::new();
         let held = SHARED.get_or_init(|| match env::var("DUET_TEST_KAFKA") {
             Ok(address) if !address.is_empty() => Ok(Held::Foreign(address)),
-            _ => Self::launch(true).map(Held::Own).map_err(|error| format!("{error:#}")),
+            _ => Self::launch(true, "").map(Held::Own).map_err(|error| format!("{error:#}")),
         });
         match held {
             Ok(Held::Own(kafka)) => Ok(&kafka.address),
@@ -66,15 +66,24 @@ impl Kafka {
     ///
     /// Where Java, Maven or the jars are missing, or the broker does not start.
     pub fn start() -> Result<Self> {
-        Self::launch(false)
+        Self::launch(false, "")
     }
 
-    fn launch(is_shared: bool) -> Result<Self> {
+    /// As [`Kafka::start`], with further lines of `server.properties`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kafka::start`].
+    pub fn start_with(properties: &str) -> Result<Self> {
+        Self::launch(false, properties)
+    }
+
+    fn launch(is_shared: bool, further: &str) -> Result<Self> {
         let jars = jars()?;
         let folder = tempfile::Builder::new().prefix("duet-kafka-").tempdir()?.keep();
         let (port, controller) = (free_port()?, free_port()?);
         let properties = folder.join("server.properties");
-        fs::write(&properties, server_properties(&folder, port, controller))?;
+        fs::write(&properties, server_properties(&folder, port, controller) + further)?;
         let id = "duet-tests-of-Kafka-00"; // 22 characters of base64
         let formatted = java(&jars)
             .arg("kafka.tools.StorageTool")
@@ -115,6 +124,29 @@ impl Kafka {
         Ok(())
     }
 
+    /// Kills the broker as a failing machine would; what it has written stays on disk.
+    ///
+    /// # Errors
+    ///
+    /// Where it runs no more.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(broker) = self.broker.take() {
+            broker.signal("-KILL")?;
+            broker.stop()?;
+        }
+        Ok(())
+    }
+
+    /// The broker's process, while it runs.
+    pub fn process(&self) -> Option<&Guarded> {
+        self.broker.as_ref()
+    }
+
+    /// What the broker has written to its log.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("broker.log")
+    }
+
     /// Starts the broker again where it stopped.
     ///
     /// # Errors
@@ -122,7 +154,7 @@ impl Kafka {
     /// Where it does not start.
     pub fn resume(&mut self) -> Result<()> {
         const STARTED: &str = "Kafka Server started";
-        let log = self.folder.join("broker.log");
+        let log = self.log();
         let before = fs::read_to_string(&log).unwrap_or_default().matches(STARTED).count();
         let mut command = java(&jars()?);
         command.arg("-Xmx512m").arg("kafka.Kafka").arg(self.folder.join("server.properties"));

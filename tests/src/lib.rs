@@ -5,6 +5,7 @@
 //! phantoms and bad files (see `duet-testkit`), and any test that is skipped where something is missing: it fails
 //! and says what to install.
 
+pub mod chaos;
 mod ends;
 mod fleet;
 mod guarded;

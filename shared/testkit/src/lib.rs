@@ -5,3 +5,4 @@
 
 pub mod bad;
 pub mod phantoms;
+pub mod variants;

@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod chaos;
 mod fleet;
 mod imports;
 mod pipeline;
