@@ -6,11 +6,11 @@ CARGO ?= cargo
 target = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint setup-demo setup-test
+.PHONY: help demo test chaos soak build lint setup-demo setup-test
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
-	@echo '  ARGS="…"      for make demo: --exit, --listen ADDR, files and folders of your own'
+	@echo '  ARGS="…"      for make demo: --exit, --listen ADDR, files and folders of your own; for chaos and soak: --help'
 
 demo: setup-demo ## Build, fetch sample radiographs, run every service on them, and leave the page up
 	@$(CARGO) build --package duet
@@ -21,6 +21,14 @@ test: setup-test ## Run every test: in a browser, on a real Kafka broker, and al
 	@$(CARGO) build --package duet
 	@.ci/page-test "$(target)/debug/duet"
 	@$(CARGO) test --workspace
+
+chaos: setup-test ## Break a deployment under load for half an hour; nothing may be lost or doubled
+	@$(CARGO) build --package duet
+	@$(CARGO) run --quiet --package duet-tests --example chaos -- $(ARGS)
+
+soak: setup-test ## Run a deployment at full load for 15 minutes; memory has to stay flat
+	@$(CARGO) build --package duet
+	@$(CARGO) run --quiet --package duet-tests --example soak -- $(ARGS)
 
 build: setup-demo ## Build the one binary and print its path
 	@$(CARGO) build --package duet

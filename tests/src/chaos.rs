@@ -14,7 +14,7 @@
 mod audit;
 mod conductor;
 mod corpus;
-mod feed;
+pub(crate) mod feed;
 mod follow;
 mod likeness;
 mod schedule;
@@ -45,8 +45,8 @@ use self::{
 };
 use crate::{Fleet, Kafka, STAGES, fleet::orphans};
 
-/// Audits are drawn by a case's id, and would send two files of one film two ways.
-const SECTIONS: &str = "[triage]\naudit_rate = 0.0\n[index]\nmax_cases = 20000\n";
+/// The gateway and the page are asked for all of them in the end.
+const INDEX: &str = "[index]\nmax_cases = 20000\n";
 /// How often more is tried where at-least-once delivery has shown no double yet, and with how much.
 const FURTHER_ROUNDS: usize = 5;
 const FURTHER_IMAGES: usize = 100;
@@ -137,7 +137,7 @@ async fn run_in(plan: Plan, folder: &Path, tell: Tell<'_>) -> Result<Outcome> {
     broker.create_topics().await?;
 
     tell("starting the services", 0, images);
-    let mut fleet = Fleet::with(&config, folder, SECTIONS)?;
+    let mut fleet = Fleet::with(&config, folder, &format!("{INDEX}{}", plan.corpus.sections()))?;
     for service in STAGES.into_iter().chain(plan.further.iter().copied()) {
         fleet.start(service)?;
     }

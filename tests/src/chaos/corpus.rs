@@ -36,6 +36,7 @@ pub struct Corpus {
     films: Vec<Film>,
     /// The first so many of the films are good ones.
     good: usize,
+    is_drawn: bool,
 }
 
 impl Corpus {
@@ -48,7 +49,7 @@ impl Corpus {
                 _ => phantoms::chest(seed, 220, 200),
             }
         };
-        Self::of((0..films).map(|number| (draw(number), None)))
+        Self { is_drawn: true, ..Self::of((0..films).map(|number| (draw(number), None))) }
     }
 
     /// The first `films` pictures, by name, of a folder or a tar archive.
@@ -85,7 +86,17 @@ impl Corpus {
         let mut films: Vec<Film> = pictures.into_iter().enumerate().map(form).collect();
         let good = films.len();
         films.extend(bad_inputs().into_iter().map(|input| Film::Bad(input.bytes.into())));
-        Self { films, good }
+        Self { films, good, is_drawn: false }
+    }
+
+    /// What the services' configuration needs for these images, as TOML. Audits are drawn by a case's id, and would
+    /// send two files of one film two ways. A drawing is no film to the generalist, but is to go on to the specialists.
+    pub fn sections(&self) -> &'static str {
+        if self.is_drawn {
+            "[triage]\naudit_rate = 0.0\nscope_min = 0.0\n"
+        } else {
+            "[triage]\naudit_rate = 0.0\n"
+        }
     }
 
     /// How many films there are, bad ones included.

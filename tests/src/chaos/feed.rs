@@ -28,29 +28,29 @@ const STALL: Duration = Duration::from_secs(240);
 
 /// How far the images are. The feeder, the reader and the conductor share it.
 #[derive(Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     fed: AtomicUsize,
     ended: AtomicUsize,
     /// Faults that struck.
-    pub(super) faults: AtomicUsize,
+    pub(crate) faults: AtomicUsize,
     /// Set where one of the three failed: the others stop.
-    pub(super) is_over: AtomicBool,
+    pub(crate) is_over: AtomicBool,
     /// Every case that was fed: its film, and how often.
     cases: Mutex<HashMap<CaseId, (FilmNumber, usize)>>,
 }
 
 impl Progress {
     /// Images fed so far.
-    pub(super) fn fed(&self) -> usize {
+    pub(crate) fn fed(&self) -> usize {
         self.fed.load(Ordering::Acquire)
     }
 
     /// Images that have come to their ends; doubles do not count.
-    pub(super) fn ended(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.ended.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Acquire)
     }
 
@@ -60,7 +60,7 @@ impl Progress {
 }
 
 /// The feeding and the reading of one run.
-pub(super) struct Run<'a> {
+pub(crate) struct Run<'a> {
     corpus: Arc<Corpus>,
     progress: Arc<Progress>,
     sink: Arc<dyn Sink>,
@@ -72,7 +72,7 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) async fn new(
+    pub(crate) async fn new(
         config: &KafkaConfig,
         broker: &dyn Broker,
         corpus: Corpus,
@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
     }
 
     /// Feeds every film once and returns what each came to.
-    pub(super) async fn calm(&mut self) -> Result<HashMap<FilmNumber, End>> {
+    pub(crate) async fn calm(&mut self) -> Result<HashMap<FilmNumber, End>> {
         let corpus = Arc::clone(&self.corpus);
         let films = corpus.films();
         let image = move |film| (film, corpus.calm(film));
@@ -115,24 +115,24 @@ impl<'a> Run<'a> {
     }
 
     /// Feeds `images` images from number `first` on and returns when all have come to their ends.
-    pub(super) async fn put_through(&mut self, first: usize, images: usize) -> Result<()> {
+    pub(crate) async fn put_through(&mut self, first: usize, images: usize) -> Result<()> {
         let corpus = Arc::clone(&self.corpus);
         let image = move |number| corpus.image(number);
         self.feed_and_read("while faults strike", first..first + images, image, |_| Ok(())).await
     }
 
     /// Ends that came more often than their images were fed.
-    pub(super) fn doubles(&self) -> usize {
+    pub(crate) fn doubles(&self) -> usize {
         self.doubles
     }
 
     /// Cases fed.
-    pub(super) fn cases(&self) -> usize {
+    pub(crate) fn cases(&self) -> usize {
         self.progress.cases().len()
     }
 
     /// The film that each case is of.
-    pub(super) fn films(&self) -> HashMap<CaseId, FilmNumber> {
+    pub(crate) fn films(&self) -> HashMap<CaseId, FilmNumber> {
         self.progress.cases().iter().map(|(id, (film, _))| (id.clone(), *film)).collect()
     }
 
@@ -183,6 +183,42 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Feeds images without end, a bounded number under way, until `until`; then waits for the rest of them. `look` is
+    /// called over and over with the number of images that have come to their ends.
+    pub(crate) async fn feed_until(
+        &mut self,
+        until: Instant,
+        mut look: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let corpus = Arc::clone(&self.corpus);
+        let image = move |number| corpus.image(number);
+        let feeding =
+            feed(Arc::clone(&self.sink), Arc::clone(&self.progress), 0..usize::MAX, image);
+        let mut feeder = Some(AbortOnDropHandle::new(tokio::spawn(feeding)));
+        let mut last = (0, Instant::now());
+        loop {
+            for record in self.source.poll(100, Duration::from_millis(50)).await? {
+                self.count(&record);
+            }
+            let ended = self.progress.ended();
+            look(ended)?;
+            if Instant::now() >= until {
+                // No more is fed; what was begun goes on to its end.
+                self.progress.is_over.store(true, Ordering::Release);
+            }
+            if let Some(done) = feeder.take_if(|feeder| feeder.is_finished()) {
+                done.await.context("the feeder crashed")??;
+            }
+            if feeder.is_none() && ended == self.progress.fed() {
+                return Ok(());
+            }
+            if ended != last.0 {
+                last = (ended, Instant::now());
+            }
+            ensure!(last.1.elapsed() < STALL, "nothing came to an end for {} s", STALL.as_secs());
+        }
+    }
+
     fn count(&mut self, record: &Record) {
         let id = case_of(record);
         let fed = self.progress.cases().get(&id).map_or(0, |(_, times)| *times);
@@ -203,6 +239,9 @@ async fn feed(
     image: impl Fn(usize) -> (FilmNumber, Bytes) + Send,
 ) -> Result<()> {
     for number in numbers {
+        if progress.is_over() {
+            return Ok(());
+        }
         while progress.fed() - progress.ended() >= UNDER_WAY {
             if progress.is_over() {
                 return Ok(());
