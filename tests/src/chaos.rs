@@ -250,7 +250,9 @@ fn taken_back(folder: &Path) -> Result<usize> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|end| end == "log") {
-            count += String::from_utf8_lossy(&fs::read(path)?).matches(" not committed").count();
+            count += String::from_utf8_lossy(&fs::read(path)?)
+                .matches("not committed: handed out again")
+                .count();
         }
     }
     Ok(count)
