@@ -10,6 +10,7 @@ mod ends;
 mod fleet;
 mod guarded;
 mod kafka;
+pub mod mutations;
 pub mod soak;
 
 pub use ends::Ends;

@@ -78,10 +78,20 @@ pub(crate) enum Command {
         after_help = "Examples:\n  duet config check duet.toml\n  DUET_KAFKA=broker:9092 duet config show"
     )]
     Config(ConfigCommand),
+    /// What `duet run prepare` starts to decode files in, under limits: not for use by hand
+    #[command(
+        name = DECODE_WORKER,
+        hide = true,
+        after_help = "Example:\n  duet run prepare    (starts as many as prepare.decoder.workers says)"
+    )]
+    DecodeWorker,
     /// Print the JSON Schema of a Case, the record in `reports`
     #[command(after_help = "Example:\n  duet schema > case.schema.json")]
     Schema,
 }
+
+/// The hidden command that `prepare`'s child processes run.
+pub(crate) const DECODE_WORKER: &str = "decode-worker";
 
 /// Which cluster.
 #[derive(Debug, Clone, Default, Args)]
@@ -284,7 +294,7 @@ impl Cli {
             }
             Command::Models(Models::List(dir) | Models::Verify(dir)) => (None, None, Some(dir)),
             Command::Eval(eval) => (None, None, Some(&eval.models)),
-            Command::Tokens(_) | Command::Config(_) | Command::Schema => no,
+            Command::Tokens(_) | Command::Config(_) | Command::DecodeWorker | Command::Schema => no,
         };
         let log = self.log.map(|format| match format {
             Format::Text => "text".to_owned(),

@@ -198,11 +198,12 @@ impl Config {
 
     fn check(&mut self) -> Result<(), ConfigError> {
         let settings = &self.settings;
-        let checks: [Result<(), String>; 6] = [
+        let checks: [Result<(), String>; 7] = [
             said(settings.kafka.validate()),
             said(settings.http.validate()),
             said(settings.runner.validate()),
             said(settings.gateway.validate()),
+            said(settings.prepare.validate()),
             said(settings.triage.validate()),
             said(settings.review.validate()),
         ];

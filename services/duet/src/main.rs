@@ -46,6 +46,10 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<()> {
+    // Before the configuration, whose secrets are not a decoder's.
+    if let Command::DecodeWorker = cli.command {
+        return Ok(duet_prepare::work()?);
+    }
     let config = Config::load(Inputs::of_process(cli.file(), cli.flags())?)?;
     let log = &config.settings.log;
     let filter = log.filter.as_deref().unwrap_or(cli.default_filter());
@@ -80,6 +84,7 @@ async fn run(cli: &Cli, config: Config) -> Result<()> {
             output::line(format_args!("{file}: in order"))
         }
         Command::Config(ConfigCommand::Show { .. }) => output::text(&config.show()?),
+        Command::DecodeWorker => Ok(()), // see `start`
         Command::Schema => output::text(&format!("{:#}\n", duet_case::case_schema())),
     }
 }

@@ -5,7 +5,7 @@ use axum::Router;
 use duet_inference::{Kind, Manifest};
 use futures::future::{BoxFuture, FutureExt as _};
 
-use crate::{places, process::Host};
+use crate::{cli, places, process::Host};
 
 /// Whether a service loads a model.
 pub(crate) type Needs = fn(&Manifest) -> bool;
@@ -118,7 +118,14 @@ async fn prepare(host: Host) -> Result<()> {
     let path = places::pseudonym_key(&host.config)?;
     let key = duet_prepare::PseudonymKey::load_or_create(&path).context("prepare cannot start")?;
     let config = host.settings().prepare.clone();
-    let stage = duet_prepare::Prepare::new(config, host.blobs.clone(), key);
+    let decoder = duet_prepare::DecoderPool::start(
+        duet_prepare::Launch::this_program(&[cli::DECODE_WORKER]),
+        config.decoder.clone(),
+        config.limits.clone(),
+        host.health.item("decoder", "starting"),
+        host.shutdown.clone(),
+    );
+    let stage = duet_prepare::Prepare::new(config, host.blobs.clone(), key).with_decoder(decoder);
     host.run(stage).await
 }
 

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use duet_blob::BlobStore;
 use duet_case::{Assessment, Case, CaseId, PatientContext, Rendition, Source, StudyKey, Topic};
-use duet_imaging::{Prepared, prepare};
-use duet_stage::{FromRecord, Outcome, Reason, Stage, compute};
+use duet_imaging::Prepared;
+use duet_stage::{FromRecord, Outcome, Reason, Setback, Stage, compute};
 use duet_transport::Record;
+use futures::future::try_join;
 
-use crate::{Config, PseudonymKey};
+use crate::{Config, Decoder, InProcess, PseudonymKey};
 
 /// One file as it came in.
 #[derive(Debug, Clone)]
@@ -36,24 +37,32 @@ impl FromRecord for RawImage {
 
 /// The prepare stage.
 pub struct Prepare {
-    config: Arc<Config>,
+    config: Config,
     blobs: BlobStore,
     key: PseudonymKey,
+    decoder: Arc<dyn Decoder>,
 }
 
 impl Prepare {
     /// The stage with its key; [`Config::pseudonym_key_file`] is the caller's to read.
     pub fn new(config: Config, blobs: BlobStore, key: PseudonymKey) -> Self {
-        Self { config: Arc::new(config), blobs, key }
+        let decoder = Arc::new(InProcess::new(config.limits.clone()));
+        Self { config, blobs, key, decoder }
+    }
+
+    /// With another decoder than one in this process, which is for tests and for trusted files.
+    #[must_use]
+    pub fn with_decoder(self, decoder: Arc<dyn Decoder>) -> Self {
+        Self { decoder, ..self }
     }
 
     async fn one(&self, image: RawImage) -> Outcome<Case> {
-        let (config, bytes) = (Arc::clone(&self.config), image.bytes.clone());
-        let work = move || (CaseId::of_input(&bytes), prepare(&bytes, &config.limits));
-        let (id, prepared) = match compute::run(work).await {
-            Ok((id, Ok(prepared))) => (id, prepared),
-            Ok((_, Err(error))) => return Outcome::Reject(Reason::of(error.class(), &error)),
-            Err(crashed) => return Outcome::Reject(Reason::of("crashed", &crashed)),
+        let bytes = image.bytes.clone();
+        let id =
+            async { compute::run(move || CaseId::of_input(&bytes)).await.map_err(Setback::from) };
+        let (id, prepared) = match try_join(id, self.decoder.decode(image.bytes.clone())).await {
+            Ok(both) => both,
+            Err(setback) => return setback.into(),
         };
         match prepared {
             Prepared::NoPixels { source, identifiers, reason } => {

@@ -82,6 +82,12 @@ pub async fn run<T: Send + 'static>(
     receiver.await.unwrap_or(Err(Crashed))
 }
 
+/// Counts CPU time that another process spent for the task that calls, as this process's pool is counted.
+pub fn spent_elsewhere(time: Duration) {
+    // Outside of a stage nobody counts.
+    let _uncounted = METER.try_with(|meter| meter.add(time));
+}
+
 /// Runs `work` on every item, as many at once as the pool has threads; results in order.
 pub async fn map<I, T>(
     items: Vec<I>,
@@ -115,5 +121,11 @@ mod tests {
         let sum = meter.measure(run(|| (0..5_000_000_u64).map(std::hint::black_box).sum::<u64>()));
         assert!(sum.await.is_ok());
         assert!(meter.total() > Duration::ZERO);
+
+        let (before, child) = (meter.total(), Duration::from_millis(40));
+        meter.measure(async { spent_elsewhere(child) }).await;
+        assert_eq!(meter.total(), before + child);
+        spent_elsewhere(child);
+        assert_eq!(meter.total(), before + child);
     }
 }

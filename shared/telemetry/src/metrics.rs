@@ -50,6 +50,10 @@ pub struct Metrics {
     pub http_tokens: IntCounterVec,
     /// Until when the certificate of the listener holds, where it has one, in seconds of the epoch.
     pub tls_not_after: IntGaugeVec,
+    /// Processes that decode.
+    pub decoder_workers: Gauge,
+    /// Processes that decode and were replaced, by reason (`memory`, `timeout`, `crashed`, `killed`, `idle`, `start`).
+    pub decoder_restarts: IntCounterVec,
     /// 1 while the process is ready.
     pub ready: Gauge,
 }
@@ -108,6 +112,10 @@ impl Metrics {
                 &["certificate"],
             )
             .expect("not after"),
+        );
+        let decoder_workers = register(
+            &registry,
+            Gauge::new("duet_decoder_workers", "Processes that decode files.").expect("workers"),
         );
         let build = register(
             &registry,
@@ -218,6 +226,12 @@ impl Metrics {
                 &["token"],
             ),
             tls_not_after,
+            decoder_workers,
+            decoder_restarts: counter(
+                "duet_decoder_restarts_total",
+                "Processes that decode and had to be replaced, by reason.",
+                &["reason"],
+            ),
             ready,
             registry,
         }

@@ -10,5 +10,6 @@ mod access;
 mod chaos;
 mod fleet;
 mod imports;
+mod mutations;
 mod pipeline;
 mod transport;
