@@ -86,7 +86,7 @@ async fn classifier(
         .map(|label| KnownLabel {
             name: label.name.clone(),
             synonyms: label.synonyms.clone(),
-            threshold: label.operating_point.as_ref().map_or(0.5, |point| point.threshold.value()),
+            threshold: label.operating_point.as_ref().map(|point| point.threshold.value()),
         })
         .collect();
     // Refused before the work rather than after it.

@@ -22,7 +22,12 @@ pub(crate) fn run(command: &Models, config: &Config) -> Result<()> {
                 table.add_row(row(&info));
             }
             (Ok(info), Models::Verify(_)) => {
-                table.add_row([folder, "as its manifest says".to_owned(), ms(&info)]);
+                let caveat = info.manifest.caveat();
+                let words = caveat.map_or_else(
+                    || "as its manifest says".to_owned(),
+                    |caveat| format!("as its manifest says; {caveat}"),
+                );
+                table.add_row([folder, words, ms(&info)]);
             }
             (Err(error), _) => {
                 let mut words = error.to_string();
@@ -60,6 +65,10 @@ fn row(info: &ModelInfo) -> [String; 7] {
             format!("{}: {}", manifest.title, labels.join(", "))
         }
         Kind::VisionLanguage(_) | Kind::Segmentation(_) => manifest.title.clone(),
+    };
+    let purpose = match manifest.caveat() {
+        Some(caveat) => format!("{purpose} ({caveat})"),
+        None => purpose,
     };
     [
         manifest.name.clone(),

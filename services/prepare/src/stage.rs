@@ -68,11 +68,8 @@ impl Prepare {
             Prepared::NoPixels { source, identifiers, reason } => {
                 let study = self.key.study(identifiers.study_instance_uid.as_deref(), &id);
                 let mut case = self.case(id, study, image.received_at, source);
-                case.assessment = Some(Assessment {
-                    models: Vec::new(),
-                    scores: Vec::new(),
-                    reason: Some(reason),
-                });
+                case.assessment =
+                    Some(Assessment { reason: Some(reason), ..Assessment::default() });
                 Outcome::Emit(case, Topic::OutOfScope)
             }
             Prepared::Picture {

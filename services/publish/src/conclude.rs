@@ -29,12 +29,14 @@ pub(crate) fn conclude(case: &Case) -> Option<Conclusion> {
                 assessment.scores.len(),
                 models.join(" and ")
             );
+            scores(&mut summary, &assessment.uncalibrated);
             caution(&mut summary, &triage.fitness);
             Some(Conclusion { outcome: Outcome::NoFinding, summary: sentence(&summary) })
         }
-        (Some(_), _) => {
+        (Some(assessment), _) => {
             let found: Vec<_> = case.findings.iter().map(words).collect();
             let mut summary = format!("Above their operating points: {}", found.join(", "));
+            scores(&mut summary, &assessment.uncalibrated);
             caution(&mut summary, &triage.fitness);
             Some(Conclusion { outcome: Outcome::Findings, summary: sentence(&summary) })
         }
@@ -49,6 +51,16 @@ fn not_looked_for(why: &str) -> Conclusion {
 
 fn words(finding: &Finding) -> String {
     format!("{} ({:.0} %)", readable(&finding.label), finding.probability.value() * 100.0)
+}
+
+/// A model that nobody has calibrated gives scores, and the sentence says so.
+fn scores(summary: &mut String, uncalibrated: &[String]) {
+    if !uncalibrated.is_empty() {
+        let models = uncalibrated.join(" and ");
+        summary.push_str(&format!(
+            "; the percentages of {models} are scores, nobody has calibrated them"
+        ));
+    }
 }
 
 /// A result on a film that cannot be read well is worth less, and the sentence says so.

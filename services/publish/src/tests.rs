@@ -66,7 +66,7 @@ fn assessed(findings: &[(&str, f64)], rendition: Option<BlobRef>) -> Case {
     };
     let models = vec![model("cxr-findings")];
     Case {
-        assessment: Some(Assessment { models, scores: Vec::new(), reason: None }),
+        assessment: Some(Assessment { models, ..Assessment::default() }),
         findings: findings.iter().map(finding).collect(),
         ..triaged(Decision::Flagged, rendition)
     }
@@ -83,15 +83,14 @@ async fn rendition(blobs: &BlobStore) -> BlobRef {
 fn every_end_is_told_apart_and_says_why() {
     let mut unfit = assessed(&[], None);
     unfit.triage.as_mut().unwrap().fitness = "blurred".to_owned();
-    let unlooked = |reason: &str| Assessment {
-        models: Vec::new(),
-        scores: Vec::new(),
-        reason: Some(reason.to_owned()),
-    };
+    let unlooked =
+        |reason: &str| Assessment { reason: Some(reason.to_owned()), ..Assessment::default() };
     let nobody = Case {
         assessment: Some(unlooked("no specialist reads a lateral film")),
         ..triaged(Decision::Flagged, None)
     };
+    let mut raw = assessed(&[("Mass", 0.4)], None);
+    raw.assessment.as_mut().unwrap().uncalibrated = vec!["chexnet".to_owned()];
     let report = Case { assessment: Some(unlooked("a structured report")), ..case(None) };
     let audited = Case { triage: triaged(Decision::Cleared, None).triage, ..assessed(&[], None) };
     for (case, end, says) in [
@@ -101,6 +100,11 @@ fn every_end_is_told_apart_and_says_why() {
             "Effusion (81 %), Mass (40 %).",
         ),
         (assessed(&[], None), End::NoFinding, "No finding: none of the 0 labels of cxr-findings"),
+        (
+            raw,
+            End::Findings,
+            "Mass (40 %); the percentages of chexnet are scores, nobody has calibrated them.",
+        ),
         (unfit, End::NoFinding, "may not be fit to read (blurred)."),
         (audited, End::NoFinding, "No finding"),
         (

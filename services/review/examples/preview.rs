@@ -263,7 +263,7 @@ fn story(film: &Film, n: usize) -> (Topic, Case) {
                     model: "cxr-findings".into(),
                 })
                 .collect(),
-                reason: None,
+                ..Assessment::default()
             });
             let summary =
                 "Findings for a radiologist to check: Cardiomegaly (87 %), Effusion (64 %).";

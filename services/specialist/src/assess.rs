@@ -55,7 +55,9 @@ pub(crate) fn assess(classifiers: &[Arc<dyn Classifier>], png: &[u8]) -> Result<
         by_probability.then_with(|| a.label.cmp(&b.label))
     });
     let models = classifiers.iter().map(|own| own.model().clone()).collect();
-    Ok(Found { assessment: Assessment { models, scores, reason: None }, findings })
+    let uncalibrated = classifiers.iter().filter(|own| !own.calibrated());
+    let uncalibrated = uncalibrated.map(|own| own.model().name.clone()).collect();
+    Ok(Found { assessment: Assessment { models, scores, reason: None, uncalibrated }, findings })
 }
 
 fn finding(
@@ -66,7 +68,9 @@ fn finding(
     picture: &GrayImage,
 ) -> Result<(Finding, Option<Drawn>), Reason> {
     let grid = (result.map.width, result.map.height);
-    let drawn = match heat(&evidence(label, point, result), grid, picture.dimensions()) {
+    let area = result.map.area;
+    let heat = heat(&evidence(label, point, result), grid, (area.width, area.height));
+    let drawn = match heat.map(|own| own.within((area.x, area.y), picture.dimensions())) {
         Some(heat) => Some(Drawn {
             png: heat.png().map_err(|error| Reason::of("heat_map", &error))?,
             bounds: heat.bounds,

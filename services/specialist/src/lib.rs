@@ -43,9 +43,17 @@ pub enum SpecialistError {
         /// What is there.
         known: Vec<String>,
     },
+    /// A specialist that is named can find nothing.
+    #[error(
+        "specialist.models names {name:?}, whose model.toml has no operating point: it would find nothing; say from which probability on each label is a finding (models/export/calibrate.py does it on labelled images)"
+    )]
+    NoOperatingPoint {
+        /// As configured.
+        name: String,
+    },
     /// There is not a single one.
     #[error(
-        "models.dir has no classifier: the specialist stage would look for nothing; add a folder of kind = \"classifier\""
+        "models.dir has no classifier with operating points: the specialist stage would look for nothing; add a folder of kind = \"classifier\""
     )]
     None,
 }
@@ -53,6 +61,8 @@ pub enum SpecialistError {
 /// The stage.
 pub struct Specialist {
     classifiers: Vec<Arc<dyn Classifier>>,
+    /// Those that can find nothing, since no label has an operating point.
+    unset: Vec<Arc<dyn Classifier>>,
     blobs: BlobStore,
 }
 
@@ -87,10 +97,23 @@ impl Specialist {
         if !config.models.is_empty() {
             classifiers.retain(|own| config.models.contains(&own.model().name));
         }
+        let can_find = |own: &Arc<dyn Classifier>| {
+            own.labels().iter().any(|label| label.operating_point.is_some())
+        };
+        let (classifiers, unset): (Vec<_>, Vec<_>) = classifiers.into_iter().partition(can_find);
+        if let Some(named) = unset.iter().find(|own| config.models.contains(&own.model().name)) {
+            return Err(SpecialistError::NoOperatingPoint { name: named.model().name.clone() });
+        }
+        for own in &unset {
+            tracing::warn!(
+                model = own.model().name,
+                "this specialist has no operating point and looks at no image"
+            );
+        }
         if classifiers.is_empty() {
             return Err(SpecialistError::None);
         }
-        Ok(Self { classifiers, blobs })
+        Ok(Self { classifiers, unset, blobs })
     }
 
     async fn look(&self, mut case: Case) -> Result<Case, Setback> {
@@ -106,8 +129,9 @@ impl Specialist {
             .map(Arc::clone)
             .collect();
         if takers.is_empty() {
-            let reason = Some(nobody(&triage, age));
-            case.assessment = Some(Assessment { models: Vec::new(), scores: Vec::new(), reason });
+            let unset = self.unset.iter().find(|own| own.accepts().takes(&triage.kind, age));
+            let reason = Some(nobody(&triage, age, unset.map(|own| own.model().name.as_str())));
+            case.assessment = Some(Assessment { reason, ..Assessment::default() });
             return Ok(case);
         }
 
@@ -163,9 +187,11 @@ impl Stage for Specialist {
 }
 
 /// Why no specialist looked.
-fn nobody(triage: &Triage, age: Option<u8>) -> String {
+fn nobody(triage: &Triage, age: Option<u8>, unset: Option<&str>) -> String {
     let age = age.map_or("of unknown age".to_owned(), |years| format!("of {years} years"));
-    format!("no specialist in models.dir reads a {} of a patient {age}", triage.kind_meaning)
+    let but =
+        unset.map_or(String::new(), |name| format!(" but {name}, which has no operating point"));
+    format!("no specialist in models.dir reads a {} of a patient {age}{but}", triage.kind_meaning)
 }
 
 fn count(findings: &[Finding], triage: &Triage) {

@@ -9,7 +9,7 @@ use duet_case::{
 };
 use duet_inference::{
     Accepts, ActivationMap, Classification, InferenceError, Label, LabelResult, OperatingPoint,
-    Platt,
+    PictureArea, Platt,
 };
 use image::GrayImage;
 
@@ -28,7 +28,13 @@ struct Told {
     accepts: Accepts,
     labels: Vec<Label>,
     probabilities: Vec<f64>,
+    calibrated: bool,
+    /// What it sees of a picture of 80 x 40.
+    area: PictureArea,
 }
+
+/// A picture of 80 x 40 pixels.
+const WHOLE: PictureArea = PictureArea { x: 0, y: 0, width: 80, height: 40 };
 
 impl Told {
     fn new(name: &str, kind: &str, ages: [Option<u8>; 2], labels: &[(&str, f64)]) -> Arc<Self> {
@@ -39,6 +45,7 @@ impl Told {
             platt: Platt::IDENTITY,
             operating_point: Some(OperatingPoint {
                 threshold: p(0.5),
+                source: None,
                 sensitivity: Some(p(0.8)),
                 specificity: None,
                 positives: None,
@@ -56,6 +63,8 @@ impl Told {
             },
             labels: labels.iter().map(|(name, _)| label(name)).collect(),
             probabilities: labels.iter().map(|(_, probability)| *probability).collect(),
+            calibrated: true,
+            area: WHOLE,
         })
     }
 }
@@ -73,6 +82,10 @@ impl Classifier for Told {
         &self.labels
     }
 
+    fn calibrated(&self) -> bool {
+        self.calibrated
+    }
+
     fn classify(&self, _: &GrayImage) -> Result<Classification, InferenceError> {
         // A rare label's map: below zero even where the evidence is.
         let mut values = vec![-9.0; 16];
@@ -80,7 +93,7 @@ impl Classifier for Told {
         let result = |probability: &f64| LabelResult {
             logit: (probability / (1.0 - probability)).ln(),
             probability: p(*probability),
-            map: ActivationMap { width: 4, height: 4, values: values.clone() },
+            map: ActivationMap { width: 4, height: 4, values: values.clone(), area: self.area },
         };
         Ok(Classification { labels: self.probabilities.iter().map(result).collect() })
     }
@@ -220,6 +233,53 @@ async fn what_cannot_be_looked_at_is_rejected() {
     let blob = BlobRef { sha256: Digest::of(b"gone"), bytes: 1, media_type: "image/png".into() };
     lost.rendition.as_mut().unwrap().blob = blob;
     assert_eq!(run(&stage, lost).await.unwrap_err().class, "blob_unusable");
+}
+
+#[tokio::test]
+async fn a_specialist_that_sees_the_middle_finds_nothing_beyond_it() {
+    let blobs = BlobStore::memory();
+    let area = PictureArea { x: 20, y: 0, width: 40, height: 40 };
+    let told = Told::new("adult", FRONTAL, [None, None], &[("Effusion", 0.6)]);
+    let told = Told { area, ..Arc::into_inner(told).unwrap() };
+    let stage = Specialist::new(&Config::default(), vec![Arc::new(told)], blobs.clone()).unwrap();
+    let case = run(&stage, case(&blobs, FRONTAL, None).await).await.unwrap();
+    let region = case.findings[0].region.as_ref().unwrap();
+    let seen = region.rendition_box;
+    assert!(seen.x >= 40.0 && seen.x + seen.width <= 60.0 && seen.y >= 20.0, "{seen:?}");
+    let png = blobs.get(region.heat_map.sha256, 1 << 20).await.unwrap();
+    let map = image::load_from_memory(&png).unwrap().into_luma8();
+    assert_eq!(map.dimensions(), (80, 40));
+    assert_eq!(map.get_pixel(61, 39).0, [0]);
+}
+
+#[tokio::test]
+async fn what_nobody_has_calibrated_says_so_and_without_an_operating_point_nothing_is_looked_for() {
+    let blobs = BlobStore::memory();
+    let told =
+        || Arc::into_inner(Told::new("raw", FRONTAL, [None, None], &[("Mass", 0.9)])).unwrap();
+    let raw = Told { calibrated: false, ..told() };
+    let stage = Specialist::new(&Config::default(), vec![Arc::new(raw)], blobs.clone()).unwrap();
+    let film = case(&blobs, FRONTAL, None).await;
+    let seen = run(&stage, film.clone()).await.unwrap();
+    assert_eq!(seen.assessment.unwrap().uncalibrated, ["raw"]);
+
+    let unset = || {
+        let mut own = Told { calibrated: false, ..told() };
+        own.labels[0].operating_point = None;
+        Arc::new(own) as Arc<dyn Classifier>
+    };
+    let models = vec![unset(), paediatric()];
+    let stage = Specialist::new(&Config::default(), models, blobs.clone()).unwrap();
+    let assessment = run(&stage, film).await.unwrap().assessment.unwrap();
+    assert!(assessment.models.is_empty());
+    let reason = assessment.reason.unwrap();
+    assert!(reason.ends_with("but raw, which has no operating point"), "{reason}");
+
+    let named = Config { models: vec!["raw".to_owned()] };
+    let error = Specialist::new(&named, vec![unset()], blobs.clone()).err().unwrap().to_string();
+    assert!(error.contains("\"raw\", whose model.toml has no operating point"), "{error}");
+    let error = Specialist::new(&Config::default(), vec![unset()], blobs).err().unwrap();
+    assert!(error.to_string().contains("no classifier with operating points"), "{error}");
 }
 
 #[test]

@@ -182,7 +182,7 @@ pub struct Finding {
 }
 
 /// What the specialists did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Assessment {
     /// The models that looked; empty where none accepts such an image.
     pub models: Vec<ModelRef>,
@@ -191,4 +191,7 @@ pub struct Assessment {
     /// Why nothing was looked for, where nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Names of those of the models that nobody has calibrated: what they give as probabilities are scores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uncalibrated: Vec<String>,
 }

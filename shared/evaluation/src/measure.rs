@@ -19,8 +19,8 @@ pub struct KnownLabel {
     pub name: String,
     /// Other names for the same concept.
     pub synonyms: Vec<String>,
-    /// At and above this probability it is a finding.
-    pub threshold: f64,
+    /// At and above this probability it is a finding; absent where nobody has set one.
+    pub threshold: Option<f64>,
 }
 
 /// Why nothing can be measured.
@@ -51,7 +51,7 @@ pub struct LabelFigures {
     /// Images where it is not.
     pub negatives: usize,
     /// The operating point.
-    pub threshold: f64,
+    pub threshold: Option<f64>,
     /// Area under the receiver operating characteristic.
     pub auroc: Option<Figure>,
     /// Average precision.
@@ -189,7 +189,7 @@ pub fn classifier(
         labels.iter().filter(|label| positives(&label.scored) >= MIN_POSITIVES).collect();
     let scored: Vec<_> = enough.iter().map(|label| label.scored.clone()).collect();
     let threshold = |name: &str| {
-        known.iter().find(|label| label.name == name).map_or(0.5, |label| label.threshold)
+        known.iter().find(|label| label.name == name).and_then(|label| label.threshold)
     };
     ClassifierFigures {
         mean_auroc: stats::mean_auroc(&scored),
@@ -208,19 +208,19 @@ fn positives(scored: &[Scored]) -> usize {
     scored.iter().filter(|one| one.positive).count()
 }
 
-fn figures(scored: &[Scored], threshold: f64) -> LabelFigures {
+fn figures(scored: &[Scored], threshold: Option<f64>) -> LabelFigures {
     let positives = positives(scored);
     let negatives = scored.len() - positives;
-    let found = scored.iter().filter(|one| one.positive && one.score >= threshold).count();
-    let left = scored.iter().filter(|one| !one.positive && one.score < threshold).count();
+    let found = |at: f64| scored.iter().filter(|one| one.positive && one.score >= at).count();
+    let left = |at: f64| scored.iter().filter(|one| !one.positive && one.score < at).count();
     LabelFigures {
         positives,
         negatives,
         threshold,
         auroc: stats::auroc(scored),
         auprc: stats::auprc(scored),
-        sensitivity: stats::share(found, positives),
-        specificity: stats::share(left, negatives),
+        sensitivity: threshold.and_then(|at| stats::share(found(at), positives)),
+        specificity: threshold.and_then(|at| stats::share(left(at), negatives)),
         ece: stats::calibration_error(scored),
     }
 }
@@ -278,7 +278,7 @@ mod tests {
         let label = |name: &str, synonyms: &[&str]| KnownLabel {
             name: name.into(),
             synonyms: synonyms.iter().map(|&s| s.into()).collect(),
-            threshold: 0.5,
+            threshold: (name != "Mass").then_some(0.5),
         };
         vec![label("Effusion", &["Pleural Effusion"]), label("Mass", &[])]
     }
@@ -303,6 +303,18 @@ mod tests {
         assert_eq!(effusion.auroc.unwrap().value, 1.0);
         assert_eq!(effusion.sensitivity.unwrap().value, 1.0);
         assert!(figures.mean_auroc.is_none(), "one positive is too few for the mean");
+    }
+
+    #[test]
+    fn without_an_operating_point_there_is_no_sensitivity() {
+        let rows = rows("file,findings\na,Mass\nb,No Finding\n");
+        let scores: Vec<_> = [0.9, 0.1].map(|p| Some(vec![0.0, p])).into();
+        let (labels, unknown) = label_scores(&known(), &rows, &scores).unwrap();
+        let mass = &classifier(&known(), &rows, &labels, unknown).labels["Mass"];
+        assert_eq!(mass.auroc.unwrap().value, 1.0);
+        assert!(
+            mass.sensitivity.is_none() && mass.specificity.is_none() && mass.threshold.is_none()
+        );
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub fn furthest(scored: &[Scored], count: usize) -> Vec<usize> {
     order.into_iter().filter(|(_, distance)| *distance > 0.5).take(count).map(|(i, _)| i).collect()
 }
 
-fn roc_svg(scored: &[Scored], threshold: f64) -> String {
+fn roc_svg(scored: &[Scored], threshold: Option<f64>) -> String {
     let curve = stats::roc(scored);
     let place = |specificity: f64, sensitivity: f64| {
         format!("{:.1},{:.1}", 10.0 + (1.0 - specificity) * 100.0, 110.0 - sensitivity * 100.0)
@@ -143,7 +143,8 @@ fn roc_svg(scored: &[Scored], threshold: f64) -> String {
     for point in &curve {
         let _ = write!(points, " {}", place(point.specificity, point.sensitivity));
     }
-    let operating = curve.iter().rev().find(|point| point.threshold >= threshold).map(|point| {
+    let at = threshold.and_then(|at| curve.iter().rev().find(|point| point.threshold >= at));
+    let operating = at.map(|point| {
         let at = place(point.specificity, point.sensitivity);
         let (x, y) = at.split_once(',').unwrap_or(("10", "110"));
         format!("<circle cx={x} cy={y} r=3 class=mark />")
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_curve_ends_in_its_corners() {
-        let svg = roc_svg(&scored(), 0.5);
+        let svg = roc_svg(&scored(), Some(0.5));
         assert!(svg.contains("points=\"10.0,110.0 "), "{svg}");
         assert!(svg.contains(" 110.0,10.0\""), "{svg}");
     }

@@ -19,6 +19,23 @@ pub struct Heat {
 }
 
 impl Heat {
+    /// The same on a picture of `size` (width, height), of which this is the part whose upper left corner is `at`.
+    #[must_use]
+    pub fn within(self, at: (u32, u32), size: (u32, u32)) -> Self {
+        if at == (0, 0) && self.map.dimensions() == size {
+            return self;
+        }
+        let mut map = GrayImage::new(size.0, size.1);
+        image::imageops::replace(&mut map, &self.map, at.0.into(), at.1.into());
+        let (x, y) = (f64::from(at.0), f64::from(at.1));
+        let moved = |ring: Vec<[f64; 2]>| ring.into_iter().map(|p| [p[0] + x, p[1] + y]).collect();
+        Self {
+            map,
+            bounds: PixelBox { x: self.bounds.x + x, y: self.bounds.y + y, ..self.bounds },
+            contours: self.contours.into_iter().map(moved).collect(),
+        }
+    }
+
     /// The map as an eight-bit grey PNG.
     ///
     /// # Errors
@@ -252,6 +269,21 @@ mod tests {
         assert_eq!(heat.contours.len(), 1);
         assert!((60..70).contains(&heat.map.get_pixel(390, 190).0[0]));
         assert_eq!(heat.map.pixels().map(|p| p.0[0]).max(), Some(255));
+    }
+
+    #[test]
+    fn a_part_keeps_its_place_in_the_whole() {
+        let part = heat(&[0.0, 0.0, 0.0, 4.0], (2, 2), (100, 100)).unwrap();
+        let whole = part.clone().within((50, 10), (200, 120));
+        assert_eq!(whole.map.dimensions(), (200, 120));
+        assert_eq!(whole.bounds.x, part.bounds.x + 50.0);
+        assert_eq!(whole.bounds.y, part.bounds.y + 10.0);
+        assert_eq!(
+            whole.contours[0][0],
+            [part.contours[0][0][0] + 50.0, part.contours[0][0][1] + 10.0]
+        );
+        assert_eq!(whole.map.get_pixel(149, 109), part.map.get_pixel(99, 99));
+        assert_eq!(whole.map.get_pixel(49, 109).0, [0], "nothing where the model did not look");
     }
 
     #[test]

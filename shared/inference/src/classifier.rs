@@ -14,6 +14,7 @@ pub(crate) struct MultiLabel {
     network: Network,
     accepts: Accepts,
     labels: Vec<Label>,
+    calibrated: bool,
 }
 
 impl MultiLabel {
@@ -31,6 +32,7 @@ impl MultiLabel {
             network: Network::load(manifest, onnx, &outputs)?,
             accepts: spec.accepts.clone(),
             labels: spec.labels.clone(),
+            calibrated: manifest.calibration.is_some(),
         })
     }
 }
@@ -48,8 +50,13 @@ impl Classifier for MultiLabel {
         &self.labels
     }
 
+    fn calibrated(&self) -> bool {
+        self.calibrated
+    }
+
     fn classify(&self, picture: &GrayImage) -> Result<Classification, InferenceError> {
         let [logits, maps] = self.network.run(picture)?;
+        let area = self.network.seen(picture);
         let &[_, _, height, width] = self.network.shape(1) else {
             return Err(self.network.no_probability("the activation maps"));
         };
@@ -65,6 +72,7 @@ impl Classifier for MultiLabel {
                     width: width as u32,
                     height: height as u32,
                     values: map.to_vec(),
+                    area,
                 };
                 Ok(LabelResult { logit, probability, map })
             },

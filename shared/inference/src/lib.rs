@@ -15,6 +15,7 @@ mod folder;
 mod generalist;
 mod manifest;
 mod network;
+mod probe;
 mod registry;
 mod segmenter;
 mod tract;
@@ -24,11 +25,12 @@ use image::GrayImage;
 
 pub use folder::{FolderError, PromptsError};
 pub use manifest::{
-    Accepts, Answer, Calibration, ClassifierSpec, DecisionRules, InputSpec, Kind, Label,
+    Accepts, Answer, Calibration, ClassifierSpec, DecisionRules, Fit, InputSpec, Kind, Label,
     MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, Measured, MissRate, OperatingPoint,
     Platt, Question, QuestionSpec, SegmentationSpec, TextSpec, VisionLanguageSpec,
 };
 pub use network::InferenceError;
+pub use probe::{Probe, ProbeOutput};
 pub use registry::{LoadError, MissingModel, ModelInfo, Registry, Verification, verify};
 pub use segmenter::{Mask, Segmenter};
 pub use tract::{GraphError, GraphRunError};
@@ -59,6 +61,9 @@ pub trait Classifier: Send + Sync {
 
     /// What it looks for.
     fn labels(&self) -> &[Label];
+
+    /// Whether its probabilities were fitted on images; else they are scores.
+    fn calibrated(&self) -> bool;
 
     /// Looks for every label; the results are in the order of [`Classifier::labels`].
     ///
@@ -134,14 +139,27 @@ pub struct Classification {
 pub struct LabelResult {
     /// As the graph gives it.
     pub logit: f64,
-    /// Calibrated.
+    /// Calibrated, where the model is.
     pub probability: Probability,
     /// What of the logit comes from where.
     pub map: ActivationMap,
 }
 
-/// A class-activation map: how much each cell of the picture adds to a label's logit. The cells divide the whole
-/// picture evenly; row by row from the top left.
+/// A part of a picture, in its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureArea {
+    /// Pixels left of it.
+    pub x: u32,
+    /// Pixels above it.
+    pub y: u32,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+}
+
+/// A class-activation map: how much each cell of the picture adds to a label's logit. The cells divide what the model
+/// saw of the picture evenly; row by row from the top left.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ActivationMap {
     /// Cells across.
@@ -150,4 +168,6 @@ pub struct ActivationMap {
     pub height: u32,
     /// `width * height` numbers, all finite.
     pub values: Vec<f32>,
+    /// What the model saw.
+    pub area: PictureArea,
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use duet_case::{Digest, ModelRef};
 
 use check::Check;
-use raw::{RawAccepts, RawKind, RawManifest};
+use raw::{RawAccepts, RawFit, RawKind, RawManifest};
 
 pub use label::{Label, Measured, OperatingPoint, Platt};
 pub use question::{Answer, DecisionRules, MissRate, Question, QuestionSpec, TextSpec};
@@ -77,13 +77,13 @@ pub struct Manifest {
     pub source: String,
     /// What goes in.
     pub input: InputSpec,
-    /// The images that calibrated it.
+    /// The images that calibrated it; absent: nobody has, and its probabilities are scores.
     pub calibration: Option<Calibration>,
     /// What it does, and what that kind needs.
     pub kind: Kind,
 }
 
-/// What a model takes in: the whole picture squashed to `width` x `height`, each value `(grey / 255 - mean) / std`.
+/// What a model takes in: the picture at `width` x `height`, each value `(grey / 255 - mean) / std`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputSpec {
     /// Pixels.
@@ -94,6 +94,18 @@ pub struct InputSpec {
     pub mean: f32,
     /// In grey of 0 to 1.
     pub std: f32,
+    /// How a picture of another shape comes to that size.
+    pub fit: Fit,
+}
+
+/// How a picture of another shape comes to a model's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fit {
+    /// The whole picture, its sides scaled each for itself.
+    #[default]
+    Squash,
+    /// Its middle in the input's proportions; what lies beyond is not seen.
+    Crop,
 }
 
 /// The set of images that a model's probabilities and thresholds were fitted on.
@@ -232,7 +244,11 @@ impl Manifest {
             width: check.side("input.width", raw.input.width)?,
             height: check.side("input.height", raw.input.height)?,
             mean: check.between("input.mean", raw.input.mean, 0.0, 1.0)? as f32,
-            std: check.between("input.std", raw.input.std, 1e-3, 10.0)? as f32,
+            std: check.between("input.std", raw.input.std, 1e-4, 10.0)? as f32,
+            fit: match raw.input.fit {
+                RawFit::Squash => Fit::Squash,
+                RawFit::Crop => Fit::Crop,
+            },
         };
         let calibration = match &raw.calibration {
             Some(own) => Some(Calibration {
@@ -260,6 +276,30 @@ impl Manifest {
             calibration,
             kind,
         })
+    }
+
+    /// What a user has to know of a model that nobody has calibrated; nothing where somebody has.
+    pub fn caveat(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Classifier(spec) if self.calibration.is_none() => {
+                let set = spec.labels.iter().filter(|own| own.operating_point.is_some()).count();
+                Some(match set {
+                    0 => "not calibrated and without operating points: it finds nothing yet, and no image goes to it".to_owned(),
+                    _ => format!(
+                        "not calibrated: its probabilities are scores; {set} of {} labels have an operating point",
+                        spec.labels.len()
+                    ),
+                })
+            }
+            Kind::VisionLanguage(spec) if self.calibration.is_none() => {
+                let clears = spec.decision.clear_below.is_some();
+                Some(format!(
+                    "not calibrated: its probabilities are scores{}",
+                    if clears { "" } else { "; it clears nothing" }
+                ))
+            }
+            _ => None,
+        }
     }
 
     /// How a Case names this model.
@@ -292,12 +332,13 @@ fn classifier(check: &Check<'_>, raw: &RawManifest) -> Result<ClassifierSpec, Ma
     const KIND: &str = "classifier";
     specialist(check, KIND, raw)?;
     check.absent(KIND, "outputs.masks", raw.outputs.masks.is_none())?;
-    check.needed(KIND, "calibration", raw.calibration.as_ref())?;
+    let purpose =
+        if raw.calibration.is_some() { label::Use::Classified } else { label::Use::Uncalibrated };
     Ok(ClassifierSpec {
         logits: check.output(KIND, "outputs.logits", raw.outputs.logits.as_ref())?,
         cam: check.output(KIND, "outputs.cam", raw.outputs.cam.as_ref())?,
         accepts: accepts(check, check.needed(KIND, "accepts", raw.accepts.as_ref())?)?,
-        labels: label::labels(check, &raw.labels, label::Use::Classified)?,
+        labels: label::labels(check, &raw.labels, purpose)?,
     })
 }
 
@@ -306,6 +347,10 @@ fn segmentation(check: &Check<'_>, raw: &RawManifest) -> Result<SegmentationSpec
     specialist(check, KIND, raw)?;
     check.absent(KIND, "outputs.logits", raw.outputs.logits.is_none())?;
     check.absent(KIND, "outputs.cam", raw.outputs.cam.is_none())?;
+    if matches!(raw.input.fit, RawFit::Crop) {
+        let problem = "is \"crop\", and areas have to cover the whole picture: write \"squash\"";
+        return Err(check.refuse("input.fit", problem));
+    }
     Ok(SegmentationSpec {
         masks: check.output(KIND, "outputs.masks", raw.outputs.masks.as_ref())?,
         accepts: accepts(check, check.needed(KIND, "accepts", raw.accepts.as_ref())?)?,

@@ -158,6 +158,16 @@ impl Registry {
         Ok(Self { models: Arc::new(models) })
     }
 
+    /// The one model in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::load`].
+    pub fn open(folder: &Path) -> Result<Self, LoadError> {
+        let manifest = manifest_of(folder)?;
+        Ok(Self { models: Arc::new(vec![load(folder, manifest)?]) })
+    }
+
     /// The generalist called `name`.
     ///
     /// # Errors
@@ -253,11 +263,19 @@ fn manifest_of(folder: &Path) -> Result<Manifest, LoadError> {
     Ok(manifest)
 }
 
+/// The weights' path and bytes, which are those that the manifest means.
+pub(crate) fn weights(folder: &Path, manifest: &Manifest) -> Result<(PathBuf, Vec<u8>), LoadError> {
+    let path = folder.join(&manifest.file);
+    match folder::read(path.clone(), manifest.sha256) {
+        Ok(onnx) => Ok((path, onnx)),
+        Err(source) => Err(LoadError::File { model: manifest.name.clone(), source }),
+    }
+}
+
 fn load(folder: &Path, manifest: Manifest) -> Result<Entry, LoadError> {
     let model = || manifest.name.clone();
     let file = |source| LoadError::File { model: model(), source };
-    let path = folder.join(&manifest.file);
-    let onnx = folder::read(path.clone(), manifest.sha256).map_err(file)?;
+    let (path, onnx) = weights(folder, &manifest)?;
     let graph = |source| LoadError::Graph { model: model(), file: path.clone(), source };
     let engine = match &manifest.kind {
         Kind::VisionLanguage(spec) => {

@@ -18,9 +18,10 @@ pub struct Label {
     pub synonyms: Vec<String>,
     /// The coded concept.
     pub code: Code,
-    /// From logit to calibrated probability.
+    /// From logit to calibrated probability; of a model without calibration the plain sigmoid.
     pub platt: Platt,
-    /// From which probability on it is a finding; absent for an area.
+    /// From which probability on it is a finding; absent for an area, and where nobody has set one: such a label is
+    /// never found, and counts as not looked for.
     pub operating_point: Option<OperatingPoint>,
     /// Area under the ROC curve on unseen patients.
     pub auroc: Option<Measured>,
@@ -50,6 +51,8 @@ impl Platt {
 pub struct OperatingPoint {
     /// At and above it a label is a finding.
     pub threshold: Probability,
+    /// Whose threshold it is, where it is not from the calibration set.
+    pub source: Option<String>,
     /// Share of those that have it and are found.
     pub sensitivity: Option<Probability>,
     /// Share of those that do not have it and are not found.
@@ -77,6 +80,8 @@ pub struct Measured {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
     Classified,
+    /// By a model that nobody has calibrated.
+    Uncalibrated,
     Segmented,
 }
 
@@ -112,12 +117,18 @@ fn label(
     purpose: Use,
 ) -> Result<Label, ManifestError> {
     let at = |part: &str| format!("{key}.{part}");
+    // Too few images to calibrate a label on: it has neither, and counts as not looked for.
+    let left_out = raw.platt.is_none() && raw.operating_point.is_none();
+    if purpose == Use::Uncalibrated && raw.platt.is_some() {
+        let problem = "stands there without [calibration]: say what it was fitted on, or remove it";
+        return Err(check.refuse(&at("platt"), problem));
+    }
     let platt = match &raw.platt {
         Some(platt) => Platt {
             scale: check.between(&at("platt.scale"), platt.scale, 1e-6, 1e6)?,
             bias: check.between(&at("platt.bias"), platt.bias, -1e6, 1e6)?,
         },
-        None if purpose == Use::Classified => {
+        None if purpose == Use::Classified && !left_out => {
             let problem = "is missing: without it a logit is no probability; fit it, or write { scale = 1.0, bias = 0.0 } to say that the logits are calibrated";
             return Err(check.refuse(&at("platt"), problem));
         }
@@ -126,6 +137,7 @@ fn label(
     let operating_point = match &raw.operating_point {
         Some(point) => Some(OperatingPoint {
             threshold: check.probability(&at("operating_point.threshold"), point.threshold)?,
+            source: source(check, &at("operating_point.source"), point.source.as_ref(), purpose)?,
             sensitivity: check
                 .maybe_probability(&at("operating_point.sensitivity"), point.sensitivity)?,
             specificity: check
@@ -133,7 +145,7 @@ fn label(
             positives: point.positives,
             negatives: point.negatives,
         }),
-        None if purpose == Use::Classified => {
+        None if purpose == Use::Classified && !left_out => {
             let problem = "is missing: say from which probability on it is a finding";
             return Err(check.refuse(&at("operating_point"), problem));
         }
@@ -160,4 +172,21 @@ fn label(
         operating_point,
         auroc,
     })
+}
+
+/// A threshold comes from the calibration set, or says where else it is from.
+fn source(
+    check: &Check<'_>,
+    key: &str,
+    source: Option<&String>,
+    purpose: Use,
+) -> Result<Option<String>, ManifestError> {
+    match source {
+        Some(own) => Ok(Some(check.text(key, own)?)),
+        None if purpose == Use::Uncalibrated => {
+            let problem = "is missing: without [calibration] say whose threshold it is, or remove operating_point, so that the label is never found";
+            Err(check.refuse(key, problem))
+        }
+        None => Ok(None),
+    }
 }

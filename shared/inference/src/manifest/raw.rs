@@ -43,6 +43,16 @@ pub(super) struct RawInput {
     pub(super) height: u32,
     pub(super) mean: f64,
     pub(super) std: f64,
+    #[serde(default)]
+    pub(super) fit: RawFit,
+}
+
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawFit {
+    #[default]
+    Squash,
+    Crop,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +112,7 @@ pub(super) struct RawPlatt {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawOperatingPoint {
     pub(super) threshold: f64,
+    pub(super) source: Option<String>,
     pub(super) sensitivity: Option<f64>,
     pub(super) specificity: Option<f64>,
     pub(super) positives: Option<u32>,

@@ -7,6 +7,14 @@ const GENERALIST: &str = include_str!("../../testdata/generalist.toml");
 const SEGMENTATION: &str = include_str!("../../testdata/segmentation.toml");
 const WRONG_KEY: &str = include_str!("../../testdata/wrong-key.toml");
 
+/// A section of `testdata/classifier.toml`.
+const CALIBRATION: &str = r#"[calibration]
+set = "none"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+n = 10
+date = "2026-01-31"
+"#;
+
 fn parse(text: &str) -> Result<Manifest, ManifestError> {
     let digest = Digest::of(b"").to_string();
     let text = text.replace("PROMPTS_SHA256", &digest).replace("SHA256", &digest);
@@ -80,6 +88,14 @@ fn a_wrong_line_is_named_with_what_would_be_right() {
             "labels[1] (Effusion).platt is missing",
         ),
         (CLASSIFIER, "scale = 2.0", "scale = -2.0", "platt.scale is -2"),
+        (CLASSIFIER, CALIBRATION, "", "platt stands there without [calibration]"),
+        (CLASSIFIER, "[input]", "[input]\nfit = \"stretch\"", "unknown variant `stretch`"),
+        (
+            SEGMENTATION,
+            "[input]",
+            "[input]\nfit = \"crop\"",
+            "input.fit is \"crop\", and areas have to cover the whole picture",
+        ),
         (
             CLASSIFIER,
             "min_age_years = 16",
@@ -120,6 +136,56 @@ fn a_wrong_line_is_named_with_what_would_be_right() {
         assert!(message.contains(says), "{from} -> {to}: {message}");
         assert!(message.contains("models/m/model.toml"), "names the file: {message}");
     }
+}
+
+/// The manifest of a classifier that nobody has calibrated.
+fn uncalibrated() -> String {
+    let text = CLASSIFIER.replace(CALIBRATION, "");
+    let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with("platt")).collect();
+    lines.retain(|line| *line != "operating_point = { threshold = 0.5 }");
+    lines.join("\n").replace("threshold = 0.31,", "threshold = 0.31, source = \"its authors\",")
+}
+
+#[test]
+fn a_model_that_nobody_has_calibrated_says_so() {
+    let manifest = parse(&uncalibrated()).unwrap();
+    let caveat = manifest.caveat().unwrap();
+    assert!(caveat.contains("scores; 1 of 2 labels have an operating point"), "{caveat}");
+    let Kind::Classifier(spec) = manifest.kind else { panic!("a classifier") };
+    assert_eq!(spec.labels[0].platt, Platt::IDENTITY);
+    let point = spec.labels[0].operating_point.as_ref().unwrap();
+    assert_eq!(point.source.as_deref(), Some("its authors"));
+    assert!(spec.labels[1].operating_point.is_none());
+
+    let nobodys = uncalibrated().replace("source = \"its authors\", ", "");
+    let message = parse(&nobodys).unwrap_err().to_string();
+    assert!(
+        message.contains("operating_point.source is missing: without [calibration]"),
+        "{message}"
+    );
+
+    // One label that the calibration set was too small for.
+    let effusion = "platt = { scale = 1.0, bias = 0.0 }\noperating_point = { threshold = 0.5 }\n";
+    assert!(CLASSIFIER.contains(effusion));
+    let Kind::Classifier(spec) = parse(&CLASSIFIER.replace(effusion, "")).unwrap().kind else {
+        panic!("a classifier")
+    };
+    assert!(spec.labels[0].operating_point.is_some() && spec.labels[1].operating_point.is_none());
+
+    for calibrated in [CLASSIFIER, SEGMENTATION] {
+        assert_eq!(parse(calibrated).unwrap().caveat(), None);
+    }
+    let (head, tail) = GENERALIST.split_once("clear_below").unwrap();
+    let nothing = format!("{head}{}", tail.split_once("\n\n").unwrap().1);
+    let caveat = parse(&nothing).unwrap().caveat().unwrap();
+    assert!(caveat.ends_with("; it clears nothing"), "{caveat}");
+}
+
+#[test]
+fn a_picture_is_squashed_where_the_manifest_says_nothing() {
+    assert_eq!(parse(CLASSIFIER).unwrap().input.fit, Fit::Squash);
+    let cropped = CLASSIFIER.replace("[input]", "[input]\nfit = \"crop\"");
+    assert_eq!(parse(&cropped).unwrap().input.fit, Fit::Crop);
 }
 
 #[test]
