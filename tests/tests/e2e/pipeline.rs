@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use duet_blob::BlobStore;
-use duet_case::{Case, CaseId, DeadLetterHeader, Outcome, Topic};
+use duet_case::{Case, CaseId, DeadLetterHeader, Decision, Outcome, Topic};
 use duet_inference::Registry;
 use duet_prepare::{Prepare, PseudonymKey};
 use duet_publish::Publish;
@@ -33,15 +33,16 @@ struct Chain {
 
 impl Chain {
     async fn start() -> Self {
+        Self::with(models().await, duet_triage::Config::default()).await
+    }
+
+    async fn with(models: &Registry, triage: duet_triage::Config) -> Self {
         let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::default());
         let chain = Self { broker, health: Health::default(), shutdown: CancellationToken::new() };
         let blobs = BlobStore::memory();
-        let models = models().await;
         let key = PseudonymKey::random().unwrap();
         chain.run(Prepare::new(duet_prepare::Config::default(), blobs.clone(), key)).await;
-        chain
-            .run(Triage::open(duet_triage::Config::default(), models, blobs.clone()).unwrap())
-            .await;
+        chain.run(Triage::open(triage, models, blobs.clone()).unwrap()).await;
         let specialist = duet_specialist::Config::default();
         chain.run(Specialist::open(&specialist, models, blobs.clone()).unwrap()).await;
         chain.run(Publish::new(&duet_publish::Config::default(), blobs)).await;
@@ -213,4 +214,33 @@ async fn the_same_file_twice_is_two_reports_of_one_case() {
     let told = |case: &Case| (case.findings.clone(), case.triage.clone(), case.rendition.clone());
     assert_eq!(told(first), told(second));
     assert_eq!((ends.count(), ends.reports.len()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adding_a_model_is_adding_its_folder_and_what_nobody_calibrated_says_so() {
+    // Folders as models/export writes them, with random weights: a generalist and two specialists, of which one has an
+    // operating point for one label.
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/inference/testdata/export");
+    let models = Registry::load(folder.as_ref()).unwrap();
+    let triage =
+        duet_triage::Config { model: "open-clip-vit".to_owned(), ..duet_triage::Config::default() };
+    let chain = Chain::with(&models, triage).await;
+    let mut ends = chain.ends().await;
+    chain.feed((0..5).map(phantom)).await;
+    ends.wait_for(5, PATIENCE).await.unwrap();
+    ends.settle().await.unwrap();
+    for number in 0..5 {
+        let [case] = ends.reports_on(&phantom(number)) else { panic!("phantom {number}") };
+        let triage = case.triage.as_ref().unwrap();
+        assert_eq!(triage.decision, Decision::Flagged, "it clears and refuses nothing");
+        let assessment = case.assessment.as_ref().unwrap();
+        let names: Vec<_> = assessment.models.iter().map(|own| own.name.as_str()).collect();
+        assert_eq!(names, ["xray-densenet"]);
+        assert_eq!(assessment.uncalibrated, ["xray-densenet"]);
+        let looked_for: Vec<_> = assessment.scores.iter().map(|own| own.label.as_str()).collect();
+        assert_eq!(looked_for, ["Lung Opacity"]);
+        let summary = &case.conclusion.as_ref().unwrap().summary;
+        let says = "the percentages of xray-densenet are scores, nobody has calibrated them";
+        assert!(summary.contains(says), "{summary}");
+    }
 }
