@@ -87,7 +87,7 @@ def write_generalist(folder, common, learnt, decision):
     lines = head("generalist", "vision-language", "What an image is, whether it is fit to read, and how it looks", common, "train.py")
     lines += ["[outputs]", 'embedding = "embedding"', ""]
     lines += [
-        "[text]", "dim = 384", f"tower = {quote(text.TOWER)}", 'embeddings = "prompts.json"',
+        "[text]", "dim = 384", f"tower = {quote(text.TOWER)}", f"model = {quote(text.MODEL)}", 'embeddings = "prompts.json"',
         f"sha256 = {quote(learnt['sha256'])}", "",
     ]
     lines += calibration(decision["sets"], common, decision["n"])

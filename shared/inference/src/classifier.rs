@@ -29,7 +29,7 @@ impl MultiLabel {
             Wanted { name: &spec.cam, shape: &[Some(1), labels, None, None] },
         ];
         Ok(Self {
-            network: Network::load(manifest, onnx, &outputs)?,
+            network: Network::load(manifest, spec.input, onnx, &outputs)?,
             accepts: spec.accepts.clone(),
             labels: spec.labels.clone(),
             calibrated: manifest.calibration.is_some(),

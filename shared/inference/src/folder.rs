@@ -8,7 +8,7 @@ use std::{
 
 use duet_case::Digest;
 
-use crate::{Question, VisionLanguageSpec};
+use crate::{Question, VisionLanguageSpec, wordpiece::VocabularyError};
 
 /// Larger than any model that runs on a processor in reasonable time.
 const MAX_FILE_BYTES: u64 = 2 << 30;
@@ -39,6 +39,14 @@ pub enum FolderError {
         wanted: Digest,
         /// As it is.
         found: Digest,
+    },
+    /// The vocabulary is none.
+    #[error("{file} {source}", file = file.display())]
+    Vocabulary {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: VocabularyError,
     },
     /// The answers' embeddings do not fit the manifest.
     #[error("{file}: {source}", file = file.display())]

@@ -4,16 +4,17 @@ use duet_case::{ModelRef, Probability};
 use image::GrayImage;
 
 use crate::{
-    AnswerScore, Answered, DecisionRules, InferenceError, Look, Manifest, Question, VisionLanguage,
-    VisionLanguageSpec,
+    AnswerScore, Answered, DecisionRules, InferenceError, Look, Manifest, Question, TextSpec,
+    VisionLanguage, VisionLanguageSpec,
     folder::Embeddings,
     network::Network,
     tract::{GraphError, Wanted},
 };
 
 /// An image tower, and one vector for each answer.
-pub(crate) struct DualEncoder {
+pub struct DualEncoder {
     network: Network,
+    text: TextSpec,
     rules: DecisionRules,
     questions: Vec<Asked>,
 }
@@ -40,8 +41,8 @@ impl DualEncoder {
         mut embeddings: Embeddings,
     ) -> Result<Self, GraphError> {
         let shape = [Some(1), Some(spec.text.dim)];
-        let network =
-            Network::load(manifest, onnx, &[Wanted { name: &spec.embedding, shape: &shape }])?;
+        let outputs = [Wanted { name: &spec.embedding, shape: &shape }];
+        let network = Network::load(manifest, spec.input, onnx, &outputs)?;
         let questions = spec
             .questions
             .iter()
@@ -61,7 +62,22 @@ impl DualEncoder {
                     .collect(),
             })
             .collect();
-        Ok(Self { network, rules: spec.decision.clone(), questions })
+        Ok(Self { network, text: spec.text.clone(), rules: spec.decision.clone(), questions })
+    }
+
+    /// The space that it shares with a text model.
+    pub fn text(&self) -> &TextSpec {
+        &self.text
+    }
+
+    /// The picture's vector in that space.
+    ///
+    /// # Errors
+    ///
+    /// Where the picture is empty or the model gives no finite numbers.
+    pub fn embed(&self, picture: &GrayImage) -> Result<Vec<f32>, InferenceError> {
+        let [embedding] = self.network.run(picture)?;
+        Ok(embedding)
     }
 
     fn answer(&self, asked: &Asked, image: &[f32]) -> Result<Answered, InferenceError> {
@@ -96,7 +112,7 @@ impl VisionLanguage for DualEncoder {
     }
 
     fn look(&self, picture: &GrayImage) -> Result<Look, InferenceError> {
-        let [embedding] = self.network.run(picture)?;
+        let embedding = self.embed(picture)?;
         let answered = self.questions.iter().map(|asked| self.answer(asked, &embedding));
         Ok(Look { questions: answered.collect::<Result<_, _>>()? })
     }
@@ -104,7 +120,7 @@ impl VisionLanguage for DualEncoder {
 
 /// The cosine of the angle between two vectors of the same length; 0 where one of them is zero. Both come
 /// normalised already, to within rounding.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |x: &[f32], y: &[f32]| -> f64 {
         x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
     };

@@ -2,7 +2,8 @@
 //!
 //! Stands between the rendition and the stages that judge it: `triage` asks a [`VisionLanguage`] model, `specialist`
 //! asks [`Classifier`]s. [`Registry::load`] reads every folder of `models/`, and a manifest whose digest, labels or
-//! shapes do not match its file fails start-up by name.
+//! shapes do not match its file fails start-up by name. A [`TextEncoder`] embeds new prompts for a generalist; the services
+//! need none, since the answers' embeddings stand in the generalist's folder.
 //!
 //! Everything here is synchronous and takes milliseconds to hundreds of them, so callers run it on the compute pool.
 //! One image is worked on by one thread; a batch by as many as the pool has.
@@ -16,24 +17,36 @@ mod generalist;
 mod manifest;
 mod network;
 mod probe;
+mod prompt;
 mod registry;
 mod segmenter;
+mod text;
 mod tract;
+mod trial;
+mod wordpiece;
 
 use duet_case::{ModelRef, Probability};
 use image::GrayImage;
 
 pub use folder::{FolderError, PromptsError};
+pub use generalist::DualEncoder;
 pub use manifest::{
     Accepts, Answer, Calibration, ClassifierSpec, DecisionRules, Fit, InputSpec, Kind, Label,
     MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, Measured, MissRate, OperatingPoint,
-    Platt, Question, QuestionSpec, SegmentationSpec, TextSpec, VisionLanguageSpec,
+    Origin, Package, Platt, Pull, Question, QuestionSpec, SegmentationSpec, TextEncoderSpec,
+    TextSpec, VisionLanguageSpec,
 };
 pub use network::InferenceError;
 pub use probe::{Probe, ProbeOutput};
-pub use registry::{LoadError, MissingModel, ModelInfo, Registry, Verification, verify};
+pub use prompt::{PromptScore, Prompts};
+pub use registry::{
+    Described, LoadError, MissingModel, ModelInfo, Registry, Verification, manifests, text_encoder,
+    verify,
+};
 pub use segmenter::{Mask, Segmenter};
+pub use text::{TextEncoder, TextError};
 pub use tract::{GraphError, GraphRunError};
+pub use wordpiece::VocabularyError;
 
 /// A generalist: answers questions about a picture.
 pub trait VisionLanguage: Send + Sync {

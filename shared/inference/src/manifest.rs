@@ -1,7 +1,9 @@
 //! `model.toml`: what a model is, checked value by value before anything is loaded.
 
 mod check;
+mod encoder;
 mod label;
+mod pull;
 mod question;
 mod raw;
 
@@ -12,7 +14,9 @@ use duet_case::{Digest, ModelRef};
 use check::Check;
 use raw::{RawAccepts, RawFit, RawKind, RawManifest};
 
+pub use encoder::TextEncoderSpec;
 pub use label::{Label, Measured, OperatingPoint, Platt};
+pub use pull::{Origin, Package, Pull};
 pub use question::{Answer, DecisionRules, MissRate, Question, QuestionSpec, TextSpec};
 
 /// The shape of `model.toml` that this version reads.
@@ -75,15 +79,15 @@ pub struct Manifest {
     pub licence: String,
     /// Where it is from.
     pub source: String,
-    /// What goes in.
-    pub input: InputSpec,
     /// The images that calibrated it; absent: nobody has, and its probabilities are scores.
     pub calibration: Option<Calibration>,
     /// What it does, and what that kind needs.
     pub kind: Kind,
+    /// Which of its files do not come with the folder, and where they are to be had.
+    pub pull: Vec<Pull>,
 }
 
-/// What a model takes in: the picture at `width` x `height`, each value `(grey / 255 - mean) / std`.
+/// What a model takes in that looks at pictures: the picture at `width` x `height`, each value `(grey / 255 - mean) / std`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputSpec {
     /// Pixels.
@@ -130,6 +134,8 @@ pub enum Kind {
     Classifier(ClassifierSpec),
     /// Gives each label an area.
     Segmentation(SegmentationSpec),
+    /// Turns a text into a vector of a generalist's space.
+    Text(TextEncoderSpec),
 }
 
 impl Kind {
@@ -139,6 +145,26 @@ impl Kind {
             Self::VisionLanguage(_) => "vision-language",
             Self::Classifier(_) => "classifier",
             Self::Segmentation(_) => "segmentation",
+            Self::Text(_) => "text",
+        }
+    }
+
+    /// The files beside the weights, with their digests.
+    fn files(&self) -> Vec<(&str, Digest)> {
+        match self {
+            Self::VisionLanguage(spec) => vec![(&spec.text.embeddings, spec.text.sha256)],
+            Self::Text(spec) => vec![(&spec.vocabulary, spec.sha256)],
+            Self::Classifier(_) | Self::Segmentation(_) => Vec::new(),
+        }
+    }
+
+    /// What it takes in, where it looks at pictures.
+    pub const fn input(&self) -> Option<InputSpec> {
+        match self {
+            Self::VisionLanguage(spec) => Some(spec.input),
+            Self::Classifier(spec) => Some(spec.input),
+            Self::Segmentation(spec) => Some(spec.input),
+            Self::Text(_) => None,
         }
     }
 }
@@ -146,6 +172,8 @@ impl Kind {
 /// What a `vision-language` model's manifest adds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionLanguageSpec {
+    /// What goes in.
+    pub input: InputSpec,
     /// Name of the output `[1, D]`.
     pub embedding: String,
     /// Where the answers' embeddings are.
@@ -159,6 +187,8 @@ pub struct VisionLanguageSpec {
 /// What a `classifier`'s manifest adds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassifierSpec {
+    /// What goes in.
+    pub input: InputSpec,
     /// Name of the output `[1, L]`.
     pub logits: String,
     /// Name of the output `[1, L, h, w]`; the mean of a label's map and a constant make its logit.
@@ -172,6 +202,8 @@ pub struct ClassifierSpec {
 /// What a `segmentation` model's manifest adds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentationSpec {
+    /// What goes in.
+    pub input: InputSpec,
     /// Name of the output `[1, L, H, W]`, logits by pixel.
     pub masks: String,
     /// Which images it takes.
@@ -240,16 +272,6 @@ impl Manifest {
 
     fn checked(check: &Check<'_>, raw: RawManifest) -> Result<Self, ManifestError> {
         check.name("name", &raw.name)?;
-        let input = InputSpec {
-            width: check.side("input.width", raw.input.width)?,
-            height: check.side("input.height", raw.input.height)?,
-            mean: check.between("input.mean", raw.input.mean, 0.0, 1.0)? as f32,
-            std: check.between("input.std", raw.input.std, 1e-4, 10.0)? as f32,
-            fit: match raw.input.fit {
-                RawFit::Squash => Fit::Squash,
-                RawFit::Crop => Fit::Crop,
-            },
-        };
         let calibration = match &raw.calibration {
             Some(own) => Some(Calibration {
                 set: check.text("calibration.set", &own.set)?,
@@ -263,18 +285,23 @@ impl Manifest {
             RawKind::VisionLanguage => Kind::VisionLanguage(vision_language(check, &raw)?),
             RawKind::Classifier => Kind::Classifier(classifier(check, &raw)?),
             RawKind::Segmentation => Kind::Segmentation(segmentation(check, &raw)?),
+            RawKind::Text => Kind::Text(encoder::text(check, &raw)?),
         };
+        let file = check.file_name("file", &raw.file)?;
+        let sha256 = check.digest("sha256", &raw.sha256)?;
+        let pull =
+            pull::pull(check, &raw.pull, &[vec![(file.as_str(), sha256)], kind.files()].concat())?;
         Ok(Self {
             version: check.text("version", &raw.version)?,
             title: check.text("title", &raw.title)?,
-            file: check.file_name("file", &raw.file)?,
-            sha256: check.digest("sha256", &raw.sha256)?,
             licence: check.text("licence", &raw.licence)?,
             source: check.text("source", &raw.source)?,
             name: raw.name,
-            input,
+            file,
+            sha256,
             calibration,
             kind,
+            pull,
         })
     }
 
@@ -308,11 +335,26 @@ impl Manifest {
     }
 }
 
+fn input(check: &Check<'_>, kind: &str, raw: &RawManifest) -> Result<InputSpec, ManifestError> {
+    let raw = check.needed(kind, "input", raw.input.as_ref())?;
+    Ok(InputSpec {
+        width: check.side("input.width", raw.width)?,
+        height: check.side("input.height", raw.height)?,
+        mean: check.between("input.mean", raw.mean, 0.0, 1.0)? as f32,
+        std: check.between("input.std", raw.std, 1e-4, 10.0)? as f32,
+        fit: match raw.fit {
+            RawFit::Squash => Fit::Squash,
+            RawFit::Crop => Fit::Crop,
+        },
+    })
+}
+
 fn vision_language(
     check: &Check<'_>,
     raw: &RawManifest,
 ) -> Result<VisionLanguageSpec, ManifestError> {
     const KIND: &str = "vision-language";
+    picture(check, KIND, raw)?;
     check.absent(KIND, "accepts", raw.accepts.is_none())?;
     check.absent(KIND, "labels", raw.labels.is_empty())?;
     check.absent(KIND, "outputs.logits", raw.outputs.logits.is_none())?;
@@ -321,6 +363,7 @@ fn vision_language(
     let questions = question::questions(check, &raw.questions)?;
     let decision = check.needed(KIND, "decision", raw.decision.as_ref())?;
     Ok(VisionLanguageSpec {
+        input: input(check, KIND, raw)?,
         embedding: check.output(KIND, "outputs.embedding", raw.outputs.embedding.as_ref())?,
         text: question::text(check, check.needed(KIND, "text", raw.text.as_ref())?)?,
         decision: question::decision(check, decision, &questions)?,
@@ -335,6 +378,7 @@ fn classifier(check: &Check<'_>, raw: &RawManifest) -> Result<ClassifierSpec, Ma
     let purpose =
         if raw.calibration.is_some() { label::Use::Classified } else { label::Use::Uncalibrated };
     Ok(ClassifierSpec {
+        input: input(check, KIND, raw)?,
         logits: check.output(KIND, "outputs.logits", raw.outputs.logits.as_ref())?,
         cam: check.output(KIND, "outputs.cam", raw.outputs.cam.as_ref())?,
         accepts: accepts(check, check.needed(KIND, "accepts", raw.accepts.as_ref())?)?,
@@ -347,19 +391,28 @@ fn segmentation(check: &Check<'_>, raw: &RawManifest) -> Result<SegmentationSpec
     specialist(check, KIND, raw)?;
     check.absent(KIND, "outputs.logits", raw.outputs.logits.is_none())?;
     check.absent(KIND, "outputs.cam", raw.outputs.cam.is_none())?;
-    if matches!(raw.input.fit, RawFit::Crop) {
+    let input = input(check, KIND, raw)?;
+    if input.fit == Fit::Crop {
         let problem = "is \"crop\", and areas have to cover the whole picture: write \"squash\"";
         return Err(check.refuse("input.fit", problem));
     }
     Ok(SegmentationSpec {
+        input,
         masks: check.output(KIND, "outputs.masks", raw.outputs.masks.as_ref())?,
         accepts: accepts(check, check.needed(KIND, "accepts", raw.accepts.as_ref())?)?,
         labels: label::labels(check, &raw.labels, label::Use::Segmented)?,
     })
 }
 
-/// What only a generalist has.
+/// What only a text encoder has.
+fn picture(check: &Check<'_>, kind: &str, raw: &RawManifest) -> Result<(), ManifestError> {
+    check.absent(kind, "encoder", raw.encoder.is_none())?;
+    check.absent(kind, "outputs.tokens", raw.outputs.tokens.is_none())
+}
+
+/// What only a generalist has, and what only a text encoder has.
 fn specialist(check: &Check<'_>, kind: &str, raw: &RawManifest) -> Result<(), ManifestError> {
+    picture(check, kind, raw)?;
     check.absent(kind, "text", raw.text.is_none())?;
     check.absent(kind, "decision", raw.decision.is_none())?;
     check.absent(kind, "questions", raw.questions.is_empty())?;

@@ -55,10 +55,10 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn load(
         manifest: &Manifest,
+        input: InputSpec,
         onnx: &[u8],
         outputs: &[Wanted<'_>],
     ) -> Result<Self, GraphError> {
-        let input = manifest.input;
         let shape = [1, 1, input.height as usize, input.width as usize];
         let graph = Graph::load(onnx, shape, outputs)?;
         Ok(Self { model: manifest.model_ref(), input, graph })

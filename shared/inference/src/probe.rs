@@ -5,7 +5,7 @@ use std::path::Path;
 use image::GrayImage;
 
 use crate::{
-    GraphRunError, Kind, LoadError, Manifest,
+    GraphRunError, InputSpec, Kind, LoadError, Manifest,
     manifest::MANIFEST_FILE,
     registry,
     tract::{Graph, Wanted},
@@ -14,6 +14,7 @@ use crate::{
 /// One model's graph, with nothing decided of its outputs.
 pub struct Probe {
     manifest: Manifest,
+    input: InputSpec,
     graph: Graph,
     outputs: Vec<String>,
 }
@@ -37,6 +38,9 @@ impl Probe {
     /// Where it is not usable, as [`Registry::load`](crate::Registry::load) says it.
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let manifest = Manifest::read(&folder.join(MANIFEST_FILE))?;
+        let Some(input) = manifest.kind.input() else {
+            return Err(LoadError::NoPictures { model: manifest.name });
+        };
         let (path, onnx) = registry::weights(folder, &manifest)?;
         let outputs: Vec<(String, Vec<Option<usize>>)> = match &manifest.kind {
             Kind::VisionLanguage(own) => {
@@ -52,16 +56,17 @@ impl Probe {
             Kind::Segmentation(own) => {
                 vec![(own.masks.clone(), vec![Some(1), Some(own.labels.len()), None, None])]
             }
+            Kind::Text(_) => return Err(LoadError::NoPictures { model: manifest.name }),
         };
         let wanted: Vec<_> = outputs.iter().map(|(name, shape)| Wanted { name, shape }).collect();
-        let shape = [1, 1, manifest.input.height as usize, manifest.input.width as usize];
+        let shape = [1, 1, input.height as usize, input.width as usize];
         let graph = Graph::load(&onnx, shape, &wanted).map_err(|source| LoadError::Graph {
             model: manifest.name.clone(),
             file: path,
             source,
         })?;
         let outputs = outputs.into_iter().map(|(name, _)| name).collect();
-        Ok(Self { manifest, graph, outputs })
+        Ok(Self { manifest, input, graph, outputs })
     }
 
     /// What the manifest says.
@@ -71,7 +76,7 @@ impl Probe {
 
     /// A picture as the model takes it, row by row.
     pub fn input(&self, picture: &GrayImage) -> Vec<f32> {
-        self.manifest.input.of(picture)
+        self.input.of(picture)
     }
 
     /// What the graph makes of an input of `width * height` numbers.

@@ -3,18 +3,17 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-use image::GrayImage;
 
 use crate::{
     Classifier, FolderError, GraphError, InferenceError, Kind, Manifest, ManifestError, Segmenter,
-    VisionLanguage,
-    classifier::{MultiLabel, maps_explain_logits},
+    TextEncoder, TextError, VisionLanguage,
+    classifier::MultiLabel,
     folder::{self, Embeddings},
     generalist::DualEncoder,
     manifest::MANIFEST_FILE,
+    trial::try_out,
 };
 
 /// Why the models cannot be loaded.
@@ -47,6 +46,25 @@ pub enum LoadError {
         /// The folder's name.
         folder: String,
     },
+    /// A file that does not come with the folder is not there yet.
+    #[error("model {model} is not pulled yet ({file} is not there): run `duet models pull {model}`", file = file.display())]
+    NotPulled {
+        /// The model.
+        model: String,
+        /// The file.
+        file: PathBuf,
+        /// Whether services load it; of texts there are models that they do not.
+        needed: bool,
+    },
+    /// One that looks at pictures was wanted.
+    #[error("model {model} is for texts: it takes in no pictures")]
+    NoPictures {
+        /// The model.
+        model: String,
+    },
+    /// There is none of that name.
+    #[error(transparent)]
+    Missing(#[from] MissingModel),
     /// A file is missing, damaged or another one.
     #[error("model {model}: {source}")]
     File {
@@ -72,6 +90,14 @@ pub enum LoadError {
         model: String,
         /// Why.
         source: InferenceError,
+    },
+    /// The graph of a text model loads and cannot run.
+    #[error("model {model} fails on a test text: {source}")]
+    TextTrial {
+        /// The model.
+        model: String,
+        /// Why.
+        source: TextError,
     },
     /// A map that belongs to something else.
     #[error(
@@ -100,15 +126,16 @@ pub struct Registry {
     models: Arc<Vec<Entry>>,
 }
 
-struct Entry {
+pub(crate) struct Entry {
     info: ModelInfo,
     engine: Engine,
 }
 
-enum Engine {
+pub(crate) enum Engine {
     VisionLanguage(Arc<DualEncoder>),
     Classifier(Arc<MultiLabel>),
     Segmentation(Arc<Segmenter>),
+    Text(Box<TextEncoder>),
 }
 
 /// What a model is, for listings.
@@ -118,7 +145,7 @@ pub struct ModelInfo {
     pub manifest: Manifest,
     /// Bytes of its weights.
     pub bytes: u64,
-    /// One inference on a blank picture, in one thread, at load.
+    /// One inference on a blank picture or a few words, in one thread, at load.
     pub inference: Duration,
 }
 
@@ -131,8 +158,18 @@ pub struct Verification {
     pub result: Result<ModelInfo, LoadError>,
 }
 
+/// A folder of a model, unloaded.
+#[derive(Debug)]
+pub struct Described {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What its manifest says, or what is wrong with that.
+    pub manifest: Result<Manifest, LoadError>,
+}
+
 impl Registry {
-    /// Loads every folder of `dir` that has a `model.toml`, in the order of their names.
+    /// Loads every model of `dir` that looks at pictures, in the order of their folders' names: a folder with a
+    /// `model.toml` is a model. Those of texts are for [`text_encoder`].
     ///
     /// # Errors
     ///
@@ -151,7 +188,7 @@ impl Registry {
         let mut models = Vec::new();
         for folder in folders(dir)? {
             let manifest = manifest_of(&folder)?;
-            if wanted(&manifest) {
+            if manifest.kind.input().is_some() && wanted(&manifest) {
                 models.push(load(&folder, manifest)?);
             }
         }
@@ -174,6 +211,15 @@ impl Registry {
     ///
     /// Where there is none of that name: never another one in its place.
     pub fn vision_language(&self, name: &str) -> Result<Arc<dyn VisionLanguage>, MissingModel> {
+        Ok(self.dual_encoder(name)? as _)
+    }
+
+    /// The same as what it is, whose vectors can be compared with those of other texts.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none of that name.
+    pub fn dual_encoder(&self, name: &str) -> Result<Arc<DualEncoder>, MissingModel> {
         let found = self.models.iter().find_map(|entry| match &entry.engine {
             Engine::VisionLanguage(model) if entry.info.manifest.name == name => Some(model),
             _ => None,
@@ -186,7 +232,7 @@ impl Registry {
             let known = known.collect::<Vec<_>>().join(", ");
             return Err(MissingModel { kind: "vision-language", name: name.to_owned(), known });
         };
-        Ok(Arc::clone(model) as _)
+        Ok(Arc::clone(model))
     }
 
     /// Every classifier.
@@ -217,19 +263,54 @@ impl Registry {
     }
 }
 
-/// Loads every folder of `dir` by itself and says what became of each.
+/// Loads every folder of `dir` whose name is `wanted` by itself and says what became of each.
 ///
 /// # Errors
 ///
 /// Only where `dir` cannot be read or holds no model.
-pub fn verify(dir: &Path) -> Result<Vec<Verification>, LoadError> {
-    let verified = folders(dir)?.into_iter().map(|folder| Verification {
+pub fn verify(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Verification>, LoadError> {
+    let folders = folders(dir)?.into_iter().filter(|folder| wanted(&name_of(folder)));
+    let verified = folders.map(|folder| Verification {
         folder: name_of(&folder),
         result: manifest_of(&folder)
             .and_then(|manifest| load(&folder, manifest))
             .map(|entry| entry.info),
     });
     Ok(verified.collect())
+}
+
+/// The manifests of `dir`, or what is wrong with them, each with its folder.
+///
+/// # Errors
+///
+/// Only where `dir` cannot be read or holds no model.
+pub fn manifests(dir: &Path) -> Result<Vec<Described>, LoadError> {
+    let read = |folder: PathBuf| {
+        let manifest = manifest_of(&folder);
+        Described { folder, manifest }
+    };
+    Ok(folders(dir)?.into_iter().map(read).collect())
+}
+
+/// The text model of that name in `dir`.
+///
+/// # Errors
+///
+/// Where there is none, it is not pulled yet, or it is not what its manifest says.
+pub fn text_encoder(dir: &Path, name: &str) -> Result<TextEncoder, LoadError> {
+    let mut known = Vec::new();
+    for Described { folder, manifest } in manifests(dir)? {
+        let Ok(manifest) = manifest else { continue };
+        if matches!(manifest.kind, Kind::Text(_)) {
+            if manifest.name != name {
+                known.push(manifest.name);
+            } else if let Engine::Text(encoder) = load(&folder, manifest)?.engine {
+                return Ok(*encoder);
+            }
+        }
+    }
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Err(MissingModel { kind: "text", name: name.to_owned(), known }.into())
 }
 
 /// The folders that hold a manifest, sorted by name.
@@ -265,6 +346,13 @@ fn manifest_of(folder: &Path) -> Result<Manifest, LoadError> {
 
 /// The weights' path and bytes, which are those that the manifest means.
 pub(crate) fn weights(folder: &Path, manifest: &Manifest) -> Result<(PathBuf, Vec<u8>), LoadError> {
+    if let Some(missing) = manifest.pull.iter().find(|pull| !folder.join(&pull.file).exists()) {
+        return Err(LoadError::NotPulled {
+            model: manifest.name.clone(),
+            file: folder.join(&missing.file),
+            needed: manifest.kind.input().is_some(),
+        });
+    }
     let path = folder.join(&manifest.file);
     match folder::read(path.clone(), manifest.sha256) {
         Ok(onnx) => Ok((path, onnx)),
@@ -291,44 +379,12 @@ fn load(folder: &Path, manifest: Manifest) -> Result<Entry, LoadError> {
             let areas = Segmenter::load(&manifest, spec, &onnx).map_err(graph)?;
             Engine::Segmentation(Arc::new(areas))
         }
+        Kind::Text(spec) => {
+            Engine::Text(Box::new(TextEncoder::load(folder, &manifest, spec, &onnx)?))
+        }
     };
     let bytes = onnx.len() as u64;
     drop(onnx);
     let inference = try_out(&engine, &manifest)?;
     Ok(Entry { info: ModelInfo { manifest, bytes, inference }, engine })
-}
-
-/// Runs the model before anything depends on it, and says how long it took the second time.
-fn try_out(engine: &Engine, manifest: &Manifest) -> Result<Duration, LoadError> {
-    let model = || manifest.name.clone();
-    let failed = |source| LoadError::Trial { model: model(), source };
-    let (width, height) = (manifest.input.width, manifest.input.height);
-    let blank = GrayImage::new(width, height);
-    let ramp = GrayImage::from_fn(width, height, |x, y| image::Luma([(x ^ y) as u8]));
-    let start = match engine {
-        Engine::VisionLanguage(own) => {
-            own.look(&ramp).map_err(failed)?;
-            let start = Instant::now();
-            own.look(&blank).map_err(failed)?;
-            start
-        }
-        Engine::Classifier(own) => {
-            let seen = own.classify(&ramp).map_err(failed)?;
-            let start = Instant::now();
-            let nothing = own.classify(&blank).map_err(failed)?;
-            let elapsed = start.elapsed();
-            if let Some(label) = maps_explain_logits(&seen, &nothing) {
-                let label = own.labels().get(label).map(|own| own.name.clone()).unwrap_or_default();
-                return Err(LoadError::Unexplained { model: model(), label });
-            }
-            return Ok(elapsed);
-        }
-        Engine::Segmentation(own) => {
-            own.segment(&ramp).map_err(failed)?;
-            let start = Instant::now();
-            own.segment(&blank).map_err(failed)?;
-            start
-        }
-    };
-    Ok(start.elapsed())
 }

@@ -28,7 +28,7 @@ impl Segmenter {
         let shape = [Some(1), Some(spec.labels.len()), None, None];
         let outputs = [Wanted { name: &spec.masks, shape: &shape }];
         Ok(Self {
-            network: Network::load(manifest, onnx, &outputs)?,
+            network: Network::load(manifest, spec.input, onnx, &outputs)?,
             accepts: spec.accepts.clone(),
             labels: spec.labels.clone(),
         })

@@ -1,5 +1,7 @@
 //! ONNX graphs on tract. The one place that names it.
 
+mod tokens;
+
 use std::{
     error::Error,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -9,6 +11,8 @@ use std::{
 use tract_onnx::prelude::{
     Datum, Framework, InferenceModelExt, IntoRunnable, Tensor, TypedModel, TypedRunnableModel, tvec,
 };
+
+pub(crate) use tokens::TokenGraph;
 
 /// An error of tract's own.
 type Inner = Box<dyn Error + Send + Sync>;
@@ -29,6 +33,14 @@ pub enum GraphError {
     Inputs {
         /// The input that is needed.
         wanted: &'static str,
+        /// What the graph has.
+        found: Vec<String>,
+    },
+    /// Not the inputs of an encoder of texts.
+    #[error(
+        "has the inputs {found:?}, but a text model must have input_ids and attention_mask, and may have token_type_ids: rename them when exporting"
+    )]
+    TextInputs {
         /// What the graph has.
         found: Vec<String>,
     },

@@ -69,6 +69,37 @@ def main():
             golden[output] = [round(float(v), 6) for v in values.ravel()]
     (HERE / "golden.json").write_text(json.dumps(golden) + "\n")
 
+    text()
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "lung", "heart", "##s", "large"]
+
+
+def text():
+    """An encoder of texts whose sizes are letters, as exporters leave them, and what it makes of one text."""
+    ins = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "sequence"]) for n in ("input_ids", "attention_mask")]
+    shape = ["batch", "sequence", 4]
+    table = np.random.default_rng(12).normal(size=(len(PIECES), 4)).astype(np.float32)
+    nodes = [
+        node("Gather", ["table", "input_ids"], ["own"]), node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["mask", "last"], ["wide"]), node("Mul", ["own", "wide"], ["tokens"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "text", ins, [helper.make_tensor_value_info("tokens", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([2], np.int64), "last")],
+        value_info=[helper.make_tensor_value_info("own", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    (HERE / "text.onnx").write_bytes(model.SerializeToString())
+    (HERE / "text-vocabulary.txt").write_text("\n".join(PIECES) + "\n")
+    ids = np.array([[2, 7, 4, 6, 3]])  # large lungs
+    session = onnxruntime.InferenceSession(HERE / "text.onnx", providers=["CPUExecutionProvider"])
+    vector = session.run(["tokens"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0][0].mean(0)
+    vector /= np.linalg.norm(vector)
+    golden = {"text": "Large LUNGS", "vector": [round(float(v), 6) for v in vector]}
+    (HERE / "text.json").write_text(json.dumps(golden) + "\n")
+
 
 if __name__ == "__main__":
     main()

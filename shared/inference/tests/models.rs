@@ -6,7 +6,7 @@
 use std::{fs, path::Path};
 
 use duet_case::Digest;
-use duet_inference::{Kind, Question, Registry, verify};
+use duet_inference::{Kind, LoadError, Question, Registry, TextError, text_encoder, verify};
 use image::GrayImage;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -54,7 +54,10 @@ impl Models {
         let onnx = testdata(graph);
         fs::write(dir.join("model.onnx"), &onnx).unwrap();
         fs::write(dir.join("prompts.json"), PROMPTS).unwrap();
+        fs::write(dir.join("vocab.txt"), testdata("text-vocabulary.txt")).unwrap();
         let text = String::from_utf8(testdata(manifest)).unwrap();
+        let text =
+            text.replace("VOCABULARY", &Digest::of(&testdata("text-vocabulary.txt")).to_string());
         let text = text
             .replace("PROMPTS_SHA256", &Digest::of(PROMPTS.as_bytes()).to_string())
             .replace("SHA256", &Digest::of(&onnx).to_string());
@@ -125,6 +128,69 @@ fn the_answers_are_onnx_runtimes() {
     assert_eq!(areas.len(), 2);
     assert_eq!(areas[0].dimensions(), (16, 16));
     assert!(areas[0].pixels().all(|p| (0.0..=1.0).contains(&p.0[0])));
+}
+
+#[test]
+fn a_text_has_the_vector_that_onnx_runtime_gives_it() {
+    let models = Models::three().with("words", "text.toml", "text.onnx", |text| text);
+    let encoder = text_encoder(models.0.path(), "words").unwrap();
+    let golden: Value = serde_json::from_slice(&testdata("text.json")).unwrap();
+    let ours = encoder.embed(golden["text"].as_str().unwrap()).unwrap();
+    let theirs = golden["vector"].as_array().unwrap();
+    assert_eq!((ours.len(), theirs.len()), (4, 4));
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        assert!(close(f64::from(*ours), theirs.as_f64().unwrap(), 1e-5), "{ours} against {theirs}");
+    }
+    // Six words and the two ends are as many pieces as it takes.
+    assert!(encoder.embed("lung heart lung heart lung heart").is_ok());
+    let error = encoder.embed("lung heart lung heart lung heart lung").unwrap_err();
+    assert!(error.to_string().contains("has 9 word pieces, and model words takes 8"), "{error}");
+    assert!(matches!(encoder.embed(" \n "), Err(TextError::NoWords { .. })));
+}
+
+#[test]
+fn what_is_not_pulled_is_named_with_the_command_and_no_service_needs_a_text_model() {
+    let models = Models::three().with("words", "text.toml", "text.onnx", |text| text);
+    fs::remove_file(models.0.path().join("words/model.onnx")).unwrap();
+    let says = "model words is not pulled yet";
+    let error = text_encoder(models.0.path(), "words").err().unwrap().to_string();
+    assert!(error.contains(says) && error.contains("duet models pull words"), "{error}");
+    let verified = verify(models.0.path(), |folder| folder == "words").unwrap();
+    let [own] = verified.as_slice() else { panic!("{verified:?}") };
+    assert!(matches!(own.result, Err(LoadError::NotPulled { needed: false, .. })), "{own:?}");
+    assert_eq!(Registry::load(models.0.path()).unwrap().list().count(), 3);
+
+    // A model of pictures is needed.
+    let pull = "\n[[pull]]\nfile = \"model.onnx\"\nbytes = 5\nurl = \"https://models.example.org/m.onnx\"\n";
+    let models = Models::new()
+        .with("cxr-findings", "classifier.toml", "classifier.onnx", |text| text + pull);
+    assert!(Registry::load(models.0.path()).is_ok(), "it is there");
+    fs::remove_file(models.0.path().join("cxr-findings/model.onnx")).unwrap();
+    let error = models.refused("cxr-findings");
+    assert!(error.contains("duet models pull cxr-findings"), "{error}");
+}
+
+#[test]
+fn a_text_model_that_is_none_is_refused_by_name() {
+    type Edit = fn(String) -> String;
+    let table: [(&str, Edit, &str); 4] = [
+        ("generalist.onnx", |t| t, "must have input_ids and attention_mask"),
+        ("text.onnx", |t| t.replace("dim = 4", "dim = 5"), "[1,8,5]"),
+        (
+            "text.onnx",
+            |t| t.replace("tokens = \"tokens\"", "tokens = \"own\""),
+            "no output \"own\"",
+        ),
+        ("text.onnx", |t| t.replace("vocab.txt", "prompts.json"), "prompts.json has SHA-256"),
+    ];
+    for (graph, edit, says) in table {
+        let models = Models::new().with("words", "text.toml", graph, edit);
+        let error = text_encoder(models.0.path(), "words").err().expect("it loads").to_string();
+        assert!(error.contains(says) && error.contains("words"), "{says:?} is not in {error}");
+    }
+    let models = Models::three().with("words", "text.toml", "text.onnx", |text| text);
+    let error = text_encoder(models.0.path(), "word").err().unwrap().to_string();
+    assert!(error.contains("no text model called \"word\"") && error.contains("words"), "{error}");
 }
 
 #[test]
@@ -230,7 +296,7 @@ fn one_broken_model_fails_the_whole_load_and_verify_says_which() {
             text.replace("\"cxr-findings\"", "\"cxr-broken\"")
         });
     models.refused("cxr-broken");
-    let verified = verify(models.0.path()).unwrap();
+    let verified = verify(models.0.path(), |_| true).unwrap();
     let good: Vec<_> =
         verified.iter().filter(|own| own.result.is_ok()).map(|own| own.folder.as_str()).collect();
     assert_eq!(good, ["cxr-anatomy", "cxr-findings", "generalist"]);

@@ -13,8 +13,13 @@ fuzz_target!(|text: &str| -> Corpus {
             assert!(!manifest.name.is_empty() && !manifest.title.is_empty());
             // The weights lie beside the manifest and nowhere else.
             assert_eq!(Path::new(&manifest.file).components().count(), 1, "{}", manifest.file);
-            assert!(manifest.input.width > 0 && manifest.input.height > 0);
-            assert!(manifest.input.std.is_finite() && manifest.input.std > 0.0);
+            if let Some(input) = manifest.kind.input() {
+                assert!(input.width > 0 && input.height > 0);
+                assert!(input.std.is_finite() && input.std > 0.0);
+            }
+            for pull in &manifest.pull {
+                assert_eq!(Path::new(&pull.file).components().count(), 1, "{}", pull.file);
+            }
             assert_eq!(manifest.model_ref().name, manifest.name);
             Corpus::Keep
         }

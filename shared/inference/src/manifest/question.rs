@@ -94,6 +94,8 @@ pub struct TextSpec {
     pub dim: usize,
     /// What embedded the prompts.
     pub tower: String,
+    /// The text model of the same space, which embeds other prompts; absent: there are none but the manifest's.
+    pub model: Option<String>,
     /// The file in the model's folder.
     pub embeddings: String,
     /// Its digest.
@@ -133,9 +135,13 @@ pub(super) fn text(check: &Check<'_>, raw: &RawText) -> Result<TextSpec, Manifes
         let problem = format!("is {}: an embedding has 1 to 8192 numbers", raw.dim);
         return Err(check.refuse("text.dim", problem));
     }
+    if let Some(model) = &raw.model {
+        check.name("text.model", model)?;
+    }
     Ok(TextSpec {
         dim: raw.dim,
         tower: check.text("text.tower", &raw.tower)?,
+        model: raw.model.clone(),
         embeddings: check.file_name("text.embeddings", &raw.embeddings)?,
         sha256: check.digest("text.sha256", &raw.sha256)?,
     })

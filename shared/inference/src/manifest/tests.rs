@@ -5,6 +5,7 @@ use super::*;
 const CLASSIFIER: &str = include_str!("../../testdata/classifier.toml");
 const GENERALIST: &str = include_str!("../../testdata/generalist.toml");
 const SEGMENTATION: &str = include_str!("../../testdata/segmentation.toml");
+const TEXT: &str = include_str!("../../testdata/text.toml");
 const WRONG_KEY: &str = include_str!("../../testdata/wrong-key.toml");
 
 /// A section of `testdata/classifier.toml`.
@@ -18,6 +19,7 @@ date = "2026-01-31"
 fn parse(text: &str) -> Result<Manifest, ManifestError> {
     let digest = Digest::of(b"").to_string();
     let text = text.replace("PROMPTS_SHA256", &digest).replace("SHA256", &digest);
+    let text = text.replace("VOCABULARY", &digest);
     Manifest::parse(Path::new("models/m/model.toml"), &text)
 }
 
@@ -35,6 +37,12 @@ fn every_kind_is_read() {
 
     let Kind::Segmentation(spec) = parse(SEGMENTATION).unwrap().kind else { panic!("areas") };
     assert_eq!(spec.labels.len(), 2);
+
+    let manifest = parse(TEXT).unwrap();
+    assert_eq!(manifest.kind.input(), None);
+    let files: Vec<_> = manifest.pull.iter().map(|pull| pull.file.as_str()).collect();
+    assert_eq!(files, ["model.onnx", "vocab.txt"]);
+    assert!(matches!(&manifest.pull[1].origin, Origin::Package(own) if own.version == "1.0"));
 }
 
 #[test]
@@ -126,6 +134,68 @@ fn a_wrong_line_is_named_with_what_would_be_right() {
             "[accepts]\nkind = [\"chest-radiograph-frontal\"]\n",
             "",
             "accepts is missing",
+        ),
+        (
+            TEXT,
+            "[outputs]",
+            "[input]\nwidth = 16\nheight = 16\nmean = 0.5\nstd = 0.25\n[outputs]",
+            "input is not for a text model",
+        ),
+        (
+            CLASSIFIER,
+            "[input]\nwidth = 16\nheight = 16\nmean = 0.5\nstd = 0.25\n",
+            "",
+            "input is missing: a classifier",
+        ),
+        (TEXT, "tokens = \"tokens\"", "", "outputs.tokens is missing"),
+        (TEXT, "max_tokens = 8", "max_tokens = 4096", "encoder.max_tokens is 4096: it must be"),
+        (TEXT, "dim = 4", "dim = 0", "encoder.dim is 0"),
+        (
+            TEXT,
+            "\"vocab.txt\"\nsha256",
+            "\"../vocab.txt\"\nsha256",
+            "encoder.vocabulary is \"../vocab.txt\"",
+        ),
+        (
+            TEXT,
+            "file = \"vocab.txt\"",
+            "file = \"passwd\"",
+            "pull (passwd).file is none of the files that this manifest names: model.onnx, vocab.txt",
+        ),
+        (TEXT, "file = \"vocab.txt\"", "file = \"model.onnx\"", "pull (model.onnx) stands twice"),
+        (
+            TEXT,
+            "url = \"https://models.example.org/words/model.onnx\"",
+            "",
+            "needs a url or a package",
+        ),
+        (
+            TEXT,
+            "\"https://models",
+            "\"file:///models",
+            "pull (model.onnx).url is \"file:///models.example.org",
+        ),
+        (TEXT, "bytes = 321", "bytes = 0", "pull (model.onnx).bytes is 0"),
+        (
+            TEXT,
+            "bytes = 4000",
+            "bytes = 3000000000",
+            "package.bytes is 3000000000: it must be from 1 to",
+        ),
+        (TEXT, "wheel = \"words_of", "wheel = \"birds_of", "name the wheel of words-of-lungs 1.0"),
+        (TEXT, "\"words-of-lungs\"", "\"words/../lungs\"", "package.name is \"words/../lungs\""),
+        (TEXT, "[pull.package]\n", "[pull.package]\nindex = \"x\"\n", "unknown field `index`"),
+        (
+            GENERALIST,
+            "[text]\n",
+            "[text]\nmodel = \"All MiniLM\"\n",
+            "text.model is \"All MiniLM\"",
+        ),
+        (
+            GENERALIST,
+            "[decision]",
+            "[encoder]\ndim = 4\nmax_tokens = 8\nlower_case = true\nvocabulary = \"v\"\nsha256 = \"SHA256\"\n[decision]",
+            "encoder is not for a vision-language",
         ),
     ];
     for (manifest, from, to, says) in table {
