@@ -107,6 +107,7 @@ fn shared_imports_point_one_way() {
         "duet-blob",
         "duet-imaging",
         "duet-inference",
+        "duet-fetch",
         "duet-evaluation",
         "duet-stage",
         "duet-http",
