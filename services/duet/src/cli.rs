@@ -58,12 +58,18 @@ pub(crate) enum Command {
         after_help = "Examples:\n  duet topics create --kafka broker:9092\n  duet topics describe --json"
     )]
     Topics(Topics),
-    /// List the models, or verify that each is what its manifest says
+    /// List the models, fetch what does not come with them, or verify that each is what its manifest says
     #[command(
         subcommand,
-        after_help = "Examples:\n  duet models list\n  duet models verify --models ./models"
+        after_help = "Examples:\n  duet models list\n  duet models pull all-minilm-l6-v2\n  duet models verify --models ./models"
     )]
     Models(Models),
+    /// Ask the generalist about images, without a pipeline
+    #[command(
+        subcommand,
+        after_help = "Example:\n  duet triage try --prompt \"a chest X-ray with a large pleural effusion\" scans/"
+    )]
+    Triage(Triage),
     /// Measure a model on labelled images: metrics.json and a report page
     #[command(
         after_help = "Examples:\n  duet eval --model cxr-findings --images films.tar --labels films.csv --out figures/\n  duet eval --triage --images mixed/ --labels scope.csv --out figures/"
@@ -206,6 +212,62 @@ pub(crate) enum Models {
     /// Load each by itself and try it out; fails where one is not what its manifest says
     #[command(after_help = "Example:\n  duet models verify --models ./models")]
     Verify(ModelsDir),
+    /// Fetch a model's files that do not come with its folder, as [[pull]] in its model.toml says
+    ///
+    /// An interrupted download goes on where it ended. A file takes its place once its size and SHA-256 are those of
+    /// model.toml, and not before. HTTPS_PROXY names a proxy; packages come from the index that pip uses here
+    /// (PIP_INDEX_URL, PIP_CERT, or pip's configuration files).
+    #[command(
+        after_help = "Examples:\n  duet models pull --list\n  duet models pull all-minilm-l6-v2\n  PIP_INDEX_URL=https://mirror.example.org/simple duet models pull all-minilm-l6-v2"
+    )]
+    Pull(Pull),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// The models, by the names of their folders
+    #[arg(value_name = "NAME", required_unless_present = "list")]
+    pub(crate) names: Vec<String>,
+    /// Say what can be fetched and what of it is there, and fetch nothing
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) list: bool,
+    #[command(flatten)]
+    models: ModelsDir,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Triage {
+    /// Score images by prompts of your own: no training, no thresholds
+    ///
+    /// A score is the cosine of the image with the prompt less its cosine with the neutral prompt (--against). It lies
+    /// between -2 and 2 and mostly within 0.2 of 0; above 0 the image goes better with the prompt than with the neutral
+    /// one. It orders images and is no probability: compare it across images, not across prompts. A prompt works best
+    /// that says what is there ("a chest X-ray with ..."); of negations it knows little.
+    ///
+    /// Beside the scores stands what triage decides. The text model has to be pulled once: duet models pull
+    /// all-minilm-l6-v2. Files that cannot be read are told in their row, and the exit code is then 1.
+    #[command(
+        after_help = "Examples:\n  duet triage try --prompt \"a chest X-ray with a large pleural effusion\" film.dcm scans/\n  duet triage try --prompt \"a chest X-ray with an enlarged heart\" --against \"a chest X-ray with a heart of normal size\" --json scans/ | jq .scores"
+    )]
+    Try(Try),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Try {
+    /// What to look for, in English; as often as you like
+    #[arg(long = "prompt", value_name = "TEXT", required = true)]
+    pub(crate) prompts: Vec<String>,
+    /// The neutral prompt, which is taken off
+    #[arg(long, value_name = "TEXT", default_value = "a normal chest X-ray")]
+    pub(crate) against: String,
+    /// One JSON object a line and file
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// DICOM, PNG and JPEG files, and folders with all that is in them
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    models: ModelsDir,
 }
 
 #[derive(Debug, Args)]
@@ -293,6 +355,8 @@ impl Cli {
                 (Some(&args.kafka), None, None)
             }
             Command::Models(Models::List(dir) | Models::Verify(dir)) => (None, None, Some(dir)),
+            Command::Models(Models::Pull(pull)) => (None, None, Some(&pull.models)),
+            Command::Triage(Triage::Try(own)) => (None, None, Some(&own.models)),
             Command::Eval(eval) => (None, None, Some(&eval.models)),
             Command::Tokens(_) | Command::Config(_) | Command::DecodeWorker | Command::Schema => no,
         };

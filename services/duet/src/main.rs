@@ -15,6 +15,7 @@ mod send;
 mod services;
 mod tokens;
 mod topics;
+mod triage;
 mod watch;
 
 use std::process::ExitCode;
@@ -73,7 +74,8 @@ async fn run(cli: &Cli, config: Config) -> Result<()> {
         Command::Send(args) => send::run(args, &config).await,
         Command::Watch(args) => watch::run(args, &config).await,
         Command::Topics(command) => topics::run(command, &config).await,
-        Command::Models(command) => models::run(command, &config),
+        Command::Models(command) => models::run(command, &config).await,
+        Command::Triage(cli::Triage::Try(args)) => triage::run(args, &config).await,
         Command::Eval(args) => eval::run(args, &config).await,
         Command::Tokens(cli::Tokens::New(args)) => tokens::new(args),
         Command::Config(ConfigCommand::Check { .. }) => {

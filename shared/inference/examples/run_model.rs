@@ -107,6 +107,8 @@ fn answers(probe: &Probe, models: &Registry, file: &Path) -> Result<Map<String, 
             });
             line.insert("areas".to_owned(), shares.collect());
         }
+        // A probe opens none of these.
+        Kind::Text(_) => {}
     }
     Ok(line)
 }

@@ -74,7 +74,7 @@ fn exported_folders_are_models_that_say_that_nobody_has_calibrated_them() {
 fn a_xray_densenet_takes_grey_as_its_package_scales_it() {
     let probe = Probe::open(&folder("xray-densenet")).unwrap();
     let Kind::Classifier(spec) = &probe.manifest().kind else { panic!("a classifier") };
-    assert_eq!(probe.manifest().input.fit, Fit::Crop);
+    assert_eq!(probe.manifest().kind.input().unwrap().fit, Fit::Crop);
     for (grey, scaled) in [(0, -1024.0), (255, 1024.0), (51, -614.4)] {
         let input = probe.input(&GrayImage::from_pixel(32, 32, Luma([grey])));
         assert!((input[7] - scaled).abs() < 1e-3, "{grey}: {}", input[7]);

@@ -253,9 +253,9 @@ fn a_model_that_nobody_has_calibrated_says_so() {
 
 #[test]
 fn a_picture_is_squashed_where_the_manifest_says_nothing() {
-    assert_eq!(parse(CLASSIFIER).unwrap().input.fit, Fit::Squash);
+    assert_eq!(parse(CLASSIFIER).unwrap().kind.input().unwrap().fit, Fit::Squash);
     let cropped = CLASSIFIER.replace("[input]", "[input]\nfit = \"crop\"");
-    assert_eq!(parse(&cropped).unwrap().input.fit, Fit::Crop);
+    assert_eq!(parse(&cropped).unwrap().kind.input().unwrap().fit, Fit::Crop);
 }
 
 #[test]
