@@ -71,14 +71,14 @@ def main():
                 rows.append(film)
                 vectors.append(image.run(np.asarray(picture)[None], ["embedding"])["embedding"][0])
     vectors = np.stack(vectors) / np.linalg.norm(vectors, axis=1, keepdims=True)
-    for label, prompt in PROMPTS.items():
+    for label, prompt in PROMPTS:
         scores = [vectors @ (pair[1] - pair[0]) for pair in (text.embed([NEUTRAL, prompt]), tower.embed([NEUTRAL, prompt]))]
         truth = np.array([film.findings[label] for film in rows])
         judged = ~np.isnan(truth)
         areas = [auroc(truth[judged], score[judged]) for score in scores]
         print(
-            f"{label}, {len(rows)} films: scores {scores[1].min():.3f} to {scores[1].max():.3f}, changed by at most "
-            f"{np.abs(scores[0] - scores[1]).max():.4f}; AUROC {areas[0]:.4f} by training's tower, {areas[1]:.4f} by the pulled one"
+            f"{prompt!r}, {len(rows)} films: scores {scores[1].min():.3f} to {scores[1].max():.3f}, changed by at most "
+            f"{np.abs(scores[0] - scores[1]).max():.4f}; AUROC of {label.lower()} {areas[0]:.4f} by training's tower, {areas[1]:.4f} by the pulled one"
         )
 
 

@@ -18,10 +18,14 @@ import numpy as np
 import films as tables
 from figures import auroc_figure
 
-PROMPTS = {
-    "Effusion": "a chest X-ray with a pleural effusion",
-    "Cardiomegaly": "a chest X-ray with an enlarged heart",
-}
+# Of each finding a caption as training composed them (prompts.py), and words that are in none.
+PROMPTS = [
+    ("Effusion", "a chest X-ray with a pleural effusion"),
+    ("Effusion", "there is water around the lung"),
+    ("Cardiomegaly", "a chest X-ray with an enlarged heart"),
+    ("Cardiomegaly", "the heart is much too big"),
+]
+LABELS = {label for label, _ in PROMPTS}
 
 
 def test_films(data):
@@ -29,7 +33,7 @@ def test_films(data):
     films = tables.load(data, leave_out=set(tables.SETS) - {"openi"})
     return {
         Path(film.file).name: film for film in films
-        if film.part == "test" and film.kind == "chest-radiograph-frontal" and set(PROMPTS) <= set(film.findings)
+        if film.part == "test" and film.kind == "chest-radiograph-frontal" and LABELS <= set(film.findings)
     }
 
 
@@ -47,14 +51,14 @@ def main():
             if Path(member.name).name in films and member.isfile():
                 (Path(folder) / Path(member.name).name).write_bytes(archive.extractfile(member).read())
         command = [str(arguments.duet), "triage", "try", "--json", "--models", str(arguments.models), folder]
-        command += [part for prompt in PROMPTS.values() for part in ("--prompt", prompt)]
+        command += [part for _, prompt in PROMPTS for part in ("--prompt", prompt)]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
     seen = {Path(line["file"]).name: line["scores"] for line in map(json.loads, lines)}
     rows = [film for file, film in films.items() if file in seen]
     print(f"{len(rows)} films of {len({film.patient for film in rows})} studies")
-    for at, (label, prompt) in enumerate(PROMPTS.items()):
+    for at, (label, prompt) in enumerate(PROMPTS):
         truth = np.array([film.findings[label] for film in rows])
         judged = ~np.isnan(truth)
         people = np.array([film.patient for film in rows])[judged]
