@@ -116,6 +116,19 @@ test("the annotation goes off and on, and the published picture stands beside", 
   assert.equal(await page.locator(".pane:visible").count(), 1);
 });
 
+test("what was measured is told, and its lines are drawn and go with the annotation", async () => {
+  const told = page.locator(".measured li");
+  const drawn = page.locator(".overlay .measure");
+  if ((await told.count()) === 0) return; // a deployment without a model that measures
+  assert.match(await told.first().innerText(), /^Cardiothoracic ratio\s*(0\.\d\d|no value)/);
+  if ((await drawn.count()) === 0) return; // outlines that were not believed
+  assert.deepEqual(await drawn.first().locator("text").allTextContents(), ["Heart", "Chest"]);
+  assert.ok(await drawn.first().isVisible());
+  await page.keyboard.press("a");
+  assert.ok(!(await drawn.first().isVisible()));
+  await page.keyboard.press("a");
+});
+
 test("zoom, pan, window and inversion", async () => {
   await page.keyboard.press("+");
   await page.keyboard.press("+");

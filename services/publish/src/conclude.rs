@@ -1,6 +1,6 @@
 //! How a Case ended, in one word and one sentence.
 
-use duet_case::{Case, Conclusion, Decision, Finding, Outcome};
+use duet_case::{Case, Conclusion, Decision, Finding, Measurement, Outcome};
 
 use crate::picture::{readable, sentence};
 
@@ -29,6 +29,7 @@ pub(crate) fn conclude(case: &Case) -> Option<Conclusion> {
                 assessment.scores.len(),
                 models.join(" and ")
             );
+            measured(&mut summary, case);
             scores(&mut summary, &assessment.uncalibrated);
             caution(&mut summary, &triage.fitness);
             Some(Conclusion { outcome: Outcome::NoFinding, summary: sentence(&summary) })
@@ -36,6 +37,7 @@ pub(crate) fn conclude(case: &Case) -> Option<Conclusion> {
         (Some(assessment), _) => {
             let found: Vec<_> = case.findings.iter().map(words).collect();
             let mut summary = format!("Above their operating points: {}", found.join(", "));
+            measured(&mut summary, case);
             scores(&mut summary, &assessment.uncalibrated);
             caution(&mut summary, &triage.fitness);
             Some(Conclusion { outcome: Outcome::Findings, summary: sentence(&summary) })
@@ -61,6 +63,33 @@ fn scores(summary: &mut String, uncalibrated: &[String]) {
             "; the percentages of {models} are scores, nobody has calibrated them"
         ));
     }
+}
+
+/// What was measured: evidence, which changes no outcome.
+fn measured(summary: &mut String, case: &Case) {
+    for own in &case.measurements {
+        if let Some(words) = in_words(own) {
+            // The projection is the one caution that a reader of one line must not miss.
+            let ap = case.source.view_position.as_deref() == Some("AP");
+            let ap = if ap { " (AP film: too large)" } else { "" };
+            summary.push_str(&format!("; measured: {words}{ap}"));
+        }
+    }
+}
+
+/// Name and value, and what is usual where it is more; `None` without a value.
+pub(crate) fn in_words(measured: &Measurement) -> Option<String> {
+    let mut words = format!("{} {:.2}", lower(&measured.name), measured.value?);
+    if let Some(most) = measured.usual_up_to.filter(|_| measured.is_over()) {
+        words.push_str(&format!(", over the {most:.2} that is usual on adults' PA films"));
+    }
+    Some(words)
+}
+
+fn lower(name: &str) -> String {
+    let mut letters = name.chars();
+    let first: String = letters.next().into_iter().flat_map(char::to_lowercase).collect();
+    first + letters.as_str()
 }
 
 /// A result on a film that cannot be read well is worth less, and the sentence says so.

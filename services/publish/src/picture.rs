@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use duet_case::{Case, Conclusion, Finding, LabelScore, ModelRef, Outcome};
-use duet_imaging::{AnnotatedFinding, AnnotationSpec, annotate, annotated_png, decode_rendition};
+use duet_case::{Case, Conclusion, Finding, LabelScore, Measurement, ModelRef, Outcome};
+use duet_imaging::{
+    AnnotatedFinding, AnnotatedMeasurement, AnnotationSpec, annotate, annotated_png,
+    decode_rendition,
+};
 use duet_stage::Reason;
 
 use crate::NOTICE;
@@ -51,10 +54,34 @@ pub(crate) fn draw(case: &Case, end: &Conclusion, layers: &Layers) -> Result<Vec
         headline: headline(case, end.outcome),
         lines: lines(case, end),
         findings,
+        measurements: case.measurements.iter().map(measured).collect(),
         models: models(case),
         notice: NOTICE.to_owned(),
     };
     annotated_png(&annotate(&rendition, &spec)).map_err(|error| Reason::of("picture", &error))
+}
+
+fn measured(own: &Measurement) -> AnnotatedMeasurement {
+    let limit = own.usual_up_to.map(|most| {
+        let side = if own.is_over() { "over" } else { "within" };
+        format!("{side} the {most:.2} that is usual on adults' PA films")
+    });
+    let told = if own.value.is_some() { limit } else { own.reason.clone() };
+    AnnotatedMeasurement {
+        name: own.name.clone(),
+        value: own.value.map(|value| format!("{value:.2}")),
+        notes: told
+            .into_iter()
+            .chain(own.cautions.iter().cloned())
+            .map(|own| sentence(&own))
+            .collect(),
+        lines: own.lines.iter().map(|line| (line.name.clone(), line.rendition)).collect(),
+        // Without a value the outlines are what could not be believed.
+        outlines: match own.value {
+            Some(_) => own.areas.iter().flat_map(|area| area.rendition_contours.clone()).collect(),
+            None => Vec::new(),
+        },
+    }
 }
 
 /// The labels that did not reach their operating points, the most probable first.
@@ -94,7 +121,9 @@ fn lines(case: &Case, end: &Conclusion) -> Vec<String> {
 fn models(case: &Case) -> Vec<String> {
     let named = |model: &ModelRef| format!("{} {}", model.name, model.version);
     let specialists = case.assessment.iter().flat_map(|own| &own.models);
-    case.triage.iter().map(|own| &own.model).chain(specialists).map(named).collect()
+    let measuring = case.measurements.iter().map(|own| &own.model);
+    let generalist = case.triage.iter().map(|own| &own.model);
+    generalist.chain(specialists).chain(measuring).map(named).collect()
 }
 
 /// Data sets write some labels with underscores.

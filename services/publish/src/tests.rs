@@ -3,8 +3,9 @@
 use std::io::Cursor;
 
 use duet_case::{
-    Assessment, CaseId, Code, Decision, Digest, Finding, Format, ModelRef, Outcome as End,
-    Priority, Probability, Rendition, Source, StudyKey, Triage, WindowMethod,
+    Assessment, CaseId, Code, Decision, Digest, Finding, Format, MeasuredLine, Measurement,
+    ModelRef, Outcome as End, Priority, Probability, Rendition, Source, StudyKey, Triage,
+    WindowMethod,
 };
 use image::GrayImage;
 
@@ -72,6 +73,31 @@ fn assessed(findings: &[(&str, f64)], rendition: Option<BlobRef>) -> Case {
     }
 }
 
+/// The same with a cardiothoracic ratio, and the view that the file says.
+fn measured(case: Case, value: Option<f64>, view: &str) -> Case {
+    let code = Code { scheme: "99DUET".into(), value: "ctr".into(), meaning: "ratio".into() };
+    let line = |name: &str, y: f64, width: f64| {
+        let ends = [[300.0, y], [300.0 + width, y]];
+        MeasuredLine { name: name.into(), rendition: ends, original: ends }
+    };
+    let lines = vec![line("Heart", 500.0, 280.0), line("Chest", 620.0, 500.0)];
+    let mut case = case;
+    case.source.view_position = Some(view.to_owned());
+    case.measurements = vec![Measurement {
+        name: "Cardiothoracic ratio".to_owned(),
+        code: code.clone(),
+        value,
+        unit: code,
+        usual_up_to: Some(0.5),
+        lines: if value.is_some() { lines } else { Vec::new() },
+        areas: Vec::new(),
+        reason: value.is_none().then(|| "no heart was outlined".to_owned()),
+        cautions: Vec::new(),
+        model: model("cxr-anatomy"),
+    }];
+    case
+}
+
 async fn rendition(blobs: &BlobStore) -> BlobRef {
     let mut png = Cursor::new(Vec::new());
     let picture = GrayImage::from_fn(1024, 900, |x, y| image::Luma([((x + y) / 8) as u8]));
@@ -126,6 +152,62 @@ fn every_end_is_told_apart_and_says_why() {
         assert!(conclusion.summary.contains(says), "{conclusion:?}");
     }
     assert_eq!(conclude(&triaged(Decision::Flagged, None)), None, "a specialist is still to look");
+}
+
+#[test]
+fn what_was_measured_is_told_as_measured_and_changes_no_end() {
+    let none = || assessed(&[], None);
+    for (case, end, says) in [
+        (
+            measured(none(), Some(0.564), "PA"),
+            End::NoFinding,
+            "; measured: cardiothoracic ratio 0.56, over the 0.50 that is usual on adults' PA films.",
+        ),
+        (
+            measured(none(), Some(0.5), "PA"),
+            End::NoFinding,
+            "; measured: cardiothoracic ratio 0.50.",
+        ),
+        (
+            measured(none(), Some(0.61), "AP"),
+            End::NoFinding,
+            "adults' PA films (AP film: too large).",
+        ),
+        (
+            measured(assessed(&[("Mass", 0.4)], None), Some(0.4), "PA"),
+            End::Findings,
+            "Mass (40 %); measured: cardiothoracic ratio 0.40.",
+        ),
+        (measured(none(), None, "PA"), End::NoFinding, "reached its operating point."),
+    ] {
+        let conclusion = conclude(&case).unwrap();
+        assert_eq!(conclusion.outcome, end, "{conclusion:?}");
+        assert!(conclusion.summary.ends_with(says), "{conclusion:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_lines_of_a_measurement_are_drawn() {
+    let blobs = BlobStore::memory();
+    let blob = rendition(&blobs).await;
+    let stage = Publish::new(&Config::default(), blobs.clone());
+    let plain = assessed(&[], Some(blob));
+    let cases =
+        vec![measured(plain.clone(), None, "PA"), measured(plain.clone(), Some(0.56), "PA"), plain];
+    let mut drawn = Vec::new();
+    for outcome in stage.process(cases).await {
+        let Outcome::Emit(published, _) = outcome else { panic!("{outcome:?}") };
+        let picture = image::load_from_memory(&published.annotated.unwrap()).unwrap().into_rgb8();
+        drawn.push(picture);
+    }
+    let [without, with, plain] = drawn.try_into().unwrap();
+    let film =
+        |picture: &image::RgbImage| image::imageops::crop_imm(picture, 0, 0, 1024, 900).to_image();
+    assert_eq!(film(&without), film(&plain), "no value, no lines");
+    assert_ne!(without, plain, "and the reason in the panel");
+    for (x, y) in [(320, 500), (560, 500), (320, 620), (780, 620)] {
+        assert_ne!(with.get_pixel(x, y), plain.get_pixel(x, y), "a line at {x}, {y}");
+    }
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use duet_blob::BlobStore;
 use duet_case::{
     Assessment, BlobRef, Case, CaseId, Code, Conclusion, Decision, Digest, Finding, Format, Hop,
-    LabelScore, ModelRef, Outcome, PatientContext, PixelBox, Priority, Probability, Publication,
-    Region, Rendition, SCHEMA_VERSION, Score, Sex, Source, StudyKey, Topic, Triage, WindowMethod,
+    LabelScore, MeasuredLine, Measurement, ModelRef, Outcome, PatientContext, PixelBox, Priority,
+    Probability, Publication, Region, Rendition, SCHEMA_VERSION, Score, Sex, Source, StudyKey,
+    Topic, Triage, WindowMethod,
 };
 use duet_review::{Config, Review, router};
 use duet_stage::{CaseIndex, IndexConfig};
@@ -104,6 +105,30 @@ impl Film {
         }
     }
 
+    fn measurement(&self) -> Measurement {
+        let (w, h) = (f64::from(self.width), f64::from(self.height));
+        let line = |name: &str, from: f64, to: f64, y: f64| {
+            let ends = [[w * from, h * y], [w * to, h * y]];
+            MeasuredLine { name: name.into(), rendition: ends, original: ends }
+        };
+        Measurement {
+            name: "Cardiothoracic ratio".into(),
+            code: Code {
+                scheme: "99DUET".into(),
+                value: "cardiothoracic-ratio".into(),
+                meaning: "Cardiothoracic ratio".into(),
+            },
+            value: Some(0.56),
+            unit: Code { scheme: "UCUM".into(), value: "1".into(), meaning: "no units".into() },
+            usual_up_to: Some(0.5),
+            lines: vec![line("Heart", 0.32, 0.74, 0.62), line("Chest", 0.12, 0.87, 0.7)],
+            areas: vec![],
+            reason: None,
+            cautions: vec!["taken from the front (AP): the ratio is too large".into()],
+            model: model("cxr-anatomy"),
+        }
+    }
+
     /// The `n`-th made-up case, at its start.
     fn case(&self, n: usize, received_at: DateTime<Utc>) -> Case {
         let mut bytes = self.bytes.to_vec();
@@ -143,6 +168,7 @@ impl Film {
             triage: None,
             assessment: None,
             findings: vec![],
+            measurements: vec![],
             conclusion: None,
             publication: None,
             hops: vec![hop("prepare", received_at, 4.0, 62.0, &[])],
@@ -265,6 +291,7 @@ fn story(film: &Film, n: usize) -> (Topic, Case) {
                 .collect(),
                 ..Assessment::default()
             });
+            case.measurements = vec![film.measurement()];
             let summary =
                 "Findings for a radiologist to check: Cardiomegaly (87 %), Effusion (64 %).";
             (Topic::Reports, finish(case, film, Outcome::Findings, summary))

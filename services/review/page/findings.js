@@ -30,6 +30,19 @@ function findings(record, listeners) {
   return null;
 }
 
+// What was measured: evidence beside the findings, with the lines that it follows from in the picture.
+function measurements(record) {
+  if (!record.measurements?.length) return null;
+  return h("section", { "aria-label": "Measured" }, h("h2", {}, "Measured"),
+    h("ul", { class: "measured" }, record.measurements.map((own) => h("li", {},
+      h("p", { class: "title" }, h("span", { class: "label" }, own.name), h("span", { class: "number" }, own.value === undefined ? "no value" : own.value.toFixed(2))),
+      own.value === undefined ? h("p", {}, own.reason) : own.usual_up_to !== undefined && h("p", {},
+        `${own.value > own.usual_up_to ? "Over" : "Within"} the ${own.usual_up_to.toFixed(2)} that is usual on adults' PA films. Measured from outlines, no finding by itself.`),
+      (own.cautions ?? []).map((caution) => h("p", { class: "caution" }, caution)),
+      own.lines.length > 0 && h("small", {}, own.lines.map((line) => `${line.name} ${Math.round(Math.hypot(line.original[1][0] - line.original[0][0], line.original[1][1] - line.original[0][1]))} px`).join(" · ")),
+      h("small", {}, `${own.model.name} ${own.model.version}`)))));
+}
+
 function lookedFor(record) {
   const assessment = record.assessment;
   if (!assessment) return null;
@@ -113,7 +126,7 @@ export function panel(summary, record, letter, listeners) {
   return [
     conclusion(summary, record),
     deadLetter(letter),
-    record && [findings(record, listeners), lookedFor(record), triage(record), source(record)],
+    record && [findings(record, listeners), measurements(record), lookedFor(record), triage(record), source(record)],
     h("p", { class: "notice small" }, record?.publication?.notice ?? "Research use only. Not for diagnosis."),
   ].flat().filter(Boolean);
 }

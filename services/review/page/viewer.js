@@ -64,7 +64,7 @@ export class Viewer {
     this.source(this.right.image, annotated && `${base}/annotated.png?v=${annotated.sha256}`, "The film with its findings drawn in, as published");
     this.buttons.get("beside").disabled = !annotated;
     this.buttons.get("heat").disabled = !record.findings.some((finding) => finding.region);
-    this.buttons.get("annotated").disabled = !record.findings.some((finding) => finding.region);
+    this.buttons.get("annotated").disabled = !record.findings.some((finding) => finding.region) && !record.measurements?.some((own) => own.lines.length > 0);
     this.drawContours();
     this.refresh();
   }
@@ -80,7 +80,7 @@ export class Viewer {
     const overlay = this.left.overlay;
     const place = labelPlaces(rendition);
     overlay.setAttribute("viewBox", `0 0 ${rendition.width} ${rendition.height}`);
-    overlay.replaceChildren(...findings.flatMap((finding, n) => {
+    overlay.replaceChildren(...this.measured(), ...findings.flatMap((finding, n) => {
       if (!finding.region) return [];
       const ring = (points) => `M${points.map(([x, y]) => `${Number(x)} ${Number(y)}`).join("L")}Z`;
       const text = `${label(finding.label)} ${percent(finding.probability)}`;
@@ -89,6 +89,21 @@ export class Viewer {
         finding.region.rendition_contours.filter((points) => points.length > 2).map((points) => svg("path", { d: ring(points) })),
         svg("text", at, text))];
     }));
+  }
+
+  // Thin outlines, and each line with strokes at its ends and its name above its middle.
+  measured() {
+    const { rendition, measurements } = this.record;
+    const end = 0.011 * Math.max(rendition.width, rendition.height);
+    const path = (points) => points.map(([x, y]) => `${Number(x)} ${Number(y)}`).join("L");
+    return (measurements ?? []).filter((own) => own.value !== undefined).map((own) => svg("g", { class: "measure" },
+      own.areas.flatMap((area) => area.rendition_contours).filter((ring) => ring.length > 2).map((ring) => svg("path", { class: "outline", d: `M${path(ring)}Z` })),
+      own.lines.map((line) => {
+        const [[x1, y1], [x2, y2]] = line.rendition.map((point) => point.map(Number));
+        const strokes = `M${x1} ${y1}L${x2} ${y2}M${x1} ${y1 - end}V${y1 + end}M${x2} ${y2 - end}V${y2 + end}`;
+        return [svg("path", { class: "shade", d: strokes }), svg("path", { class: "line", d: strokes }),
+          svg("text", { x: (x1 + x2) / 2, y: Math.min(y1, y2), "text-anchor": "middle" }, line.name)];
+      })));
   }
 
   toggle(option) {
@@ -114,7 +129,7 @@ export class Viewer {
     this.right.element.hidden = !beside;
     const current = this.pointed ?? this.picked;
     this.left.overlay.classList.toggle("plain", !this.options.annotated);
-    for (const contour of this.left.overlay.children) contour.classList.toggle("current", Number(contour.dataset.n) === current);
+    for (const contour of this.left.overlay.querySelectorAll(".contour")) contour.classList.toggle("current", Number(contour.dataset.n) === current);
     this.left.overlay.classList.toggle("chosen", current !== null);
     this.showHeat(current);
     for (const [option, button] of this.buttons) button.setAttribute("aria-pressed", String(this.options[option]));

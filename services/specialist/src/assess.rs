@@ -1,19 +1,27 @@
 //! What the specialists make of one picture: synchronous, on the compute pool.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
 
-use duet_case::{Assessment, Finding, LabelScore, PixelBox};
+use duet_case::{Assessment, Finding, LabelScore, Measurement, ModelRef, PixelBox, Source};
 use duet_imaging::{decode_rendition, heat};
 use duet_inference::{Classifier, Label, LabelResult, OperatingPoint};
 use duet_stage::Reason;
 use duet_telemetry::metrics;
 use image::GrayImage;
+use tracing::warn;
+
+use crate::Thorax;
 
 /// What was found; the findings have no region yet, since their heat maps are still to be stored.
 pub(crate) struct Found {
     pub(crate) assessment: Assessment,
     /// The most probable first.
     pub(crate) findings: Vec<(Finding, Option<Drawn>)>,
+    pub(crate) measurements: Vec<Measurement>,
 }
 
 /// A finding's region in rendition pixels, and its heat map as PNG.
@@ -23,8 +31,14 @@ pub(crate) struct Drawn {
     pub(crate) contours: Vec<Vec<[f64; 2]>>,
 }
 
-/// Runs every one of `classifiers` on the rendition.
-pub(crate) fn assess(classifiers: &[Arc<dyn Classifier>], png: &[u8]) -> Result<Found, Reason> {
+/// Runs every one of `classifiers` on the rendition, then measures with every one of `thoraxes`.
+pub(crate) fn assess(
+    classifiers: &[Arc<dyn Classifier>],
+    thoraxes: &[Thorax],
+    png: &[u8],
+    scale: [f64; 2],
+    source: &Source,
+) -> Result<Found, Reason> {
     let picture =
         decode_rendition(png).map_err(|error| Reason::of("rendition_unreadable", &error))?;
     let mut scores = Vec::new();
@@ -33,10 +47,7 @@ pub(crate) fn assess(classifiers: &[Arc<dyn Classifier>], png: &[u8]) -> Result<
         let start = Instant::now();
         let seen =
             classifier.classify(&picture).map_err(|error| Reason::of("inference", &error))?;
-        metrics()
-            .model_seconds
-            .with_label_values(&[&classifier.model().name])
-            .observe(start.elapsed().as_secs_f64());
+        timed(classifier.model(), start);
         for (label, result) in classifier.labels().iter().zip(seen.labels) {
             let Some(point) = &label.operating_point else { continue };
             scores.push(LabelScore {
@@ -55,9 +66,40 @@ pub(crate) fn assess(classifiers: &[Arc<dyn Classifier>], png: &[u8]) -> Result<
         by_probability.then_with(|| a.label.cmp(&b.label))
     });
     let models = classifiers.iter().map(|own| own.model().clone()).collect();
+    let measurements = thoraxes.iter().map(|own| measure(own, &picture, scale, source)).collect();
     let uncalibrated = classifiers.iter().filter(|own| !own.calibrated());
     let uncalibrated = uncalibrated.map(|own| own.model().name.clone()).collect();
-    Ok(Found { assessment: Assessment { models, scores, reason: None, uncalibrated }, findings })
+    let assessment = Assessment { models, scores, reason: None, uncalibrated };
+    Ok(Found { assessment, findings, measurements })
+}
+
+fn timed(model: &ModelRef, start: Instant) {
+    let seconds = start.elapsed().as_secs_f64();
+    metrics().model_seconds.with_label_values(&[&model.name]).observe(seconds);
+}
+
+/// Measures, and where the model fails says so in the measurement: the findings do not depend on it.
+fn measure(thorax: &Thorax, picture: &GrayImage, scale: [f64; 2], source: &Source) -> Measurement {
+    let start = Instant::now();
+    let seen = catch_unwind(AssertUnwindSafe(|| thorax.measure(picture, scale, source)));
+    timed(thorax.model(), start);
+    let name = &thorax.model().name;
+    let (result, measurement) = match seen {
+        Ok(Ok(own)) if own.value.is_some() => ("measured", own),
+        Ok(Ok(own)) => ("implausible", own),
+        Ok(Err(error)) => ("failed", thorax.nothing(error.to_string())),
+        Err(_) => ("failed", thorax.nothing(format!("model {name} crashed on this image"))),
+    };
+    if result == "failed" {
+        let reason = measurement.reason.as_deref().unwrap_or_default();
+        warn!(model = name, reason, "nothing was measured; the findings stay");
+    }
+    let labels = [name.as_str(), measurement.name.as_str(), result];
+    metrics().measurements.with_label_values(&labels).inc();
+    if let Some(value) = measurement.value {
+        metrics().cardiothoracic_ratio.with_label_values(&[name]).observe(value);
+    }
+    measurement
 }
 
 fn finding(

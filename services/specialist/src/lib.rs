@@ -3,24 +3,28 @@
 //! Reads `flagged`, emits to `assessed`. For each image every classifier runs whose `accepts` in its manifest matches
 //! what triage saw and the patient's age; a label at or above its operating point is a finding, with a heat map, a box
 //! and contours from its class-activation map. Where no model takes the image, the Case says so in words: nothing was
-//! looked for, which is not the same as nothing found.
+//! looked for, which is not the same as nothing found. Every segmentation model that takes the image and outlines the
+//! heart and both lungs measures the cardiothoracic ratio ([`Thorax`]); where it fails, the findings stay.
 //!
 //! Deliberately absent: names of models, labels and thresholds (they stand in manifests), and any model that reads
 //! what its manifest does not accept.
 
 mod assess;
+mod thorax;
 
 use std::sync::Arc;
 
 use duet_blob::BlobStore;
 use duet_case::{Assessment, Case, Finding, ModelRef, Region, Rendition, Topic, Triage};
-use duet_inference::{Classifier, Registry};
+use duet_inference::{Accepts, Classifier, Registry};
 use duet_stage::{Outcome, Reason, Setback, Stage, compute, fetch_rendition};
 use duet_telemetry::metrics;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use assess::{Drawn, Found, assess};
+pub use thorax::{CARDIOTHORACIC_RATIO, Thorax, USUAL_UP_TO};
 
 /// `[specialist]` in the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +39,7 @@ pub struct Config {
 pub enum SpecialistError {
     /// A specialist that is named is not there.
     #[error(
-        "specialist.models names {name:?}, but the classifiers in models.dir are {known:?}: correct it, or leave it empty for all of them"
+        "specialist.models names {name:?}, but the specialists in models.dir are {known:?}: correct it, or leave it empty for all of them"
     )]
     Unknown {
         /// As configured.
@@ -51,9 +55,9 @@ pub enum SpecialistError {
         /// As configured.
         name: String,
     },
-    /// There is not a single one.
+    /// There is no classifier.
     #[error(
-        "models.dir has no classifier with operating points: the specialist stage would look for nothing; add a folder of kind = \"classifier\""
+        "the specialists to use have no classifier with operating points: the specialist stage would look for nothing; add a folder of kind = \"classifier\", or name one in specialist.models"
     )]
     None,
 }
@@ -63,39 +67,55 @@ pub struct Specialist {
     classifiers: Vec<Arc<dyn Classifier>>,
     /// Those that can find nothing, since no label has an operating point.
     unset: Vec<Arc<dyn Classifier>>,
+    thoraxes: Vec<Thorax>,
     blobs: BlobStore,
 }
 
 impl Specialist {
-    /// The stage with the classifiers of `models` that the configuration names.
+    /// The stage with the specialists of `models` that the configuration names.
     ///
     /// # Errors
     ///
-    /// Where one that is named is not there, or there is none at all.
+    /// Where one that is named is not there, or there is no classifier at all.
     pub fn open(
         config: &Config,
         models: &Registry,
         blobs: BlobStore,
     ) -> Result<Self, SpecialistError> {
-        Self::new(config, models.classifiers(), blobs)
+        let mut thoraxes = Vec::new();
+        for model in models.segmenters() {
+            let name = model.model().name.clone();
+            match Thorax::of(model) {
+                Some(thorax) => thoraxes.push(thorax),
+                None => warn!(
+                    model = name,
+                    "outlines no heart with both lungs (SNOMED CT 80891009, 3341006, 44029006): nothing is measured with it"
+                ),
+            }
+        }
+        Self::new(config, models.classifiers(), thoraxes, blobs)
     }
 
-    /// The stage with those of `classifiers` that the configuration names.
+    /// The stage with those specialists that the configuration names.
     ///
     /// # Errors
     ///
-    /// Where one that is named is not there, or there is none at all.
+    /// Where one that is named is not there, or there is no classifier at all.
     pub fn new(
         config: &Config,
         mut classifiers: Vec<Arc<dyn Classifier>>,
+        mut thoraxes: Vec<Thorax>,
         blobs: BlobStore,
     ) -> Result<Self, SpecialistError> {
-        let known: Vec<String> = classifiers.iter().map(|own| own.model().name.clone()).collect();
+        let names = classifiers.iter().map(|own| own.model());
+        let names = names.chain(thoraxes.iter().map(Thorax::model));
+        let known: Vec<String> = names.map(|own| own.name.clone()).collect();
         if let Some(name) = config.models.iter().find(|name| !known.contains(name)) {
             return Err(SpecialistError::Unknown { name: name.clone(), known });
         }
         if !config.models.is_empty() {
             classifiers.retain(|own| config.models.contains(&own.model().name));
+            thoraxes.retain(|own| config.models.contains(&own.model().name));
         }
         let can_find = |own: &Arc<dyn Classifier>| {
             own.labels().iter().any(|label| label.operating_point.is_some())
@@ -105,7 +125,7 @@ impl Specialist {
             return Err(SpecialistError::NoOperatingPoint { name: named.model().name.clone() });
         }
         for own in &unset {
-            tracing::warn!(
+            warn!(
                 model = own.model().name,
                 "this specialist has no operating point and looks at no image"
             );
@@ -113,7 +133,7 @@ impl Specialist {
         if classifiers.is_empty() {
             return Err(SpecialistError::None);
         }
-        Ok(Self { classifiers, unset, blobs })
+        Ok(Self { classifiers, unset, thoraxes, blobs })
     }
 
     async fn look(&self, mut case: Case) -> Result<Case, Setback> {
@@ -122,12 +142,11 @@ impl Specialist {
             return Err(Setback::Reject(Reason::new("not_triaged", message)));
         };
         let age = case.source.patient.age_years;
-        let takers: Vec<_> = self
-            .classifiers
-            .iter()
-            .filter(|own| own.accepts().takes(&triage.kind, age))
-            .map(Arc::clone)
-            .collect();
+        let takes = |accepts: &Accepts| accepts.takes(&triage.kind, age);
+        let takers: Vec<_> =
+            self.classifiers.iter().filter(|own| takes(own.accepts())).map(Arc::clone).collect();
+        let measuring: Vec<_> =
+            self.thoraxes.iter().filter(|own| takes(own.accepts())).cloned().collect();
         if takers.is_empty() {
             let unset = self.unset.iter().find(|own| own.accepts().takes(&triage.kind, age));
             let reason = Some(nobody(&triage, age, unset.map(|own| own.model().name.as_str())));
@@ -136,8 +155,10 @@ impl Specialist {
         }
 
         let (rendition, png) = fetch_rendition(&self.blobs, &case).await?;
-        let found = compute::run(move || assess(&takers, &png)).await?.map_err(Setback::Reject)?;
-        let Found { assessment, findings } = found;
+        let (scale, source) = (rendition.scale, case.source.clone());
+        let found = compute::run(move || assess(&takers, &measuring, &png, scale, &source));
+        let found = found.await?.map_err(Setback::Reject)?;
+        let Found { assessment, findings, measurements } = found;
         case.findings = Vec::with_capacity(findings.len());
         for (mut finding, drawn) in findings {
             if let Some(drawn) = drawn {
@@ -146,6 +167,7 @@ impl Specialist {
             case.findings.push(finding);
         }
         case.assessment = Some(assessment);
+        case.measurements = measurements;
         count(&case.findings, &triage);
         Ok(case)
     }
@@ -172,7 +194,8 @@ impl Stage for Specialist {
     type Out = Case;
 
     fn models(&self, case: &Case) -> Vec<ModelRef> {
-        case.assessment.as_ref().map_or_else(Vec::new, |own| own.models.clone())
+        let looked = case.assessment.iter().flat_map(|own| &own.models);
+        looked.chain(case.measurements.iter().map(|own| &own.model)).cloned().collect()
     }
 
     async fn process(&self, batch: Vec<Case>) -> Vec<Outcome<Case>> {

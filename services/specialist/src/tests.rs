@@ -8,12 +8,12 @@ use duet_case::{
     StudyKey, WindowMethod,
 };
 use duet_inference::{
-    Accepts, ActivationMap, Classification, InferenceError, Label, LabelResult, OperatingPoint,
-    PictureArea, Platt,
+    Accepts, ActivationMap, Classification, InferenceError, Label, LabelResult, Mask,
+    OperatingPoint, PictureArea, Platt, Segmentation,
 };
 use image::GrayImage;
 
-use super::*;
+use super::{thorax::tests::Outlines, *};
 
 const FRONTAL: &str = "chest-radiograph-frontal";
 const CHILD: &str = "chest-radiograph-child";
@@ -155,7 +155,39 @@ fn paediatric() -> Arc<dyn Classifier> {
 }
 
 fn stage(blobs: &BlobStore) -> Specialist {
-    Specialist::new(&Config::default(), vec![adult(), paediatric()], blobs.clone()).unwrap()
+    let thorax = Thorax::of(Arc::new(Outlines::chest())).unwrap();
+    measuring(blobs, thorax)
+}
+
+fn measuring(blobs: &BlobStore, thorax: Thorax) -> Specialist {
+    let classifiers = vec![adult(), paediatric()];
+    Specialist::new(&Config::default(), classifiers, vec![thorax], blobs.clone()).unwrap()
+}
+
+/// Outlines as a model does that fails: with an error, or by crashing.
+struct Failing {
+    outlines: Outlines,
+    crashes: bool,
+}
+
+impl Segmentation for Failing {
+    fn model(&self) -> &ModelRef {
+        self.outlines.model()
+    }
+
+    fn accepts(&self) -> &Accepts {
+        self.outlines.accepts()
+    }
+
+    fn labels(&self) -> &[Label] {
+        self.outlines.labels()
+    }
+
+    fn segment(&self, _: &GrayImage) -> Result<Vec<Mask>, InferenceError> {
+        assert!(!self.crashes, "a model that crashes");
+        let subject = "Heart".to_owned();
+        Err(InferenceError::NotAProbability { model: self.model().name.clone(), subject })
+    }
 }
 
 async fn run(stage: &Specialist, case: Case) -> Result<Case, Reason> {
@@ -209,9 +241,13 @@ async fn the_manifest_says_who_looks_at_whom() {
         let case = run(&stage, case(&blobs, kind, age).await).await.unwrap();
         let in_the_ledger = stage.models(&case);
         let assessment = case.assessment.unwrap();
-        assert_eq!(in_the_ledger, assessment.models, "the ledger names who looked and nobody else");
         let names: Vec<_> = assessment.models.iter().map(|own| own.name.as_str()).collect();
         assert_eq!(names, looks.into_iter().collect::<Vec<_>>(), "{kind} {age:?}");
+        let measured: Vec<_> = case.measurements.iter().map(|own| own.model.clone()).collect();
+        let took_part = [assessment.models.clone(), measured.clone()].concat();
+        assert_eq!(in_the_ledger, took_part, "the ledger names who looked and nobody else");
+        // The anatomy model takes frontal films alone.
+        assert_eq!(measured.len(), usize::from(looks == Some("adult")), "{kind} {age:?}");
         assert_eq!(assessment.reason.is_none(), looks.is_some(), "{kind} {age:?}");
         if let Some(reason) = assessment.reason {
             assert!(
@@ -219,6 +255,40 @@ async fn the_manifest_says_who_looks_at_whom() {
                 "{reason}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn the_ratio_is_measured_beside_the_findings_and_is_none_of_them() {
+    let blobs = BlobStore::memory();
+    let mut case = case(&blobs, FRONTAL, Some(60)).await;
+    case.source.view_position = Some("AP".to_owned());
+    let case = run(&stage(&blobs), case).await.unwrap();
+    let [measured] = case.measurements.as_slice() else { panic!("{:?}", case.measurements) };
+    assert_eq!(measured.name, CARDIOTHORACIC_RATIO);
+    assert!((measured.value.unwrap() - 0.5).abs() < 0.01, "{measured:?}");
+    // 80 x 40 pixels of 2 x 3 of the original's: the chest is 0.625 of 160 wide.
+    let [[from, at], [to, _]] = measured.lines[1].original;
+    assert!((to - from - 100.0).abs() < 1.0 && (at - 60.0).abs() < 1.0, "{:?}", measured.lines);
+    assert!(measured.cautions[0].contains("AP"), "{:?}", measured.cautions);
+    assert_eq!(case.findings.len(), 3);
+    assert!(case.findings.iter().all(|own| own.model.name == "adult"));
+}
+
+#[tokio::test]
+async fn a_measurement_that_fails_costs_no_finding() {
+    let blobs = BlobStore::memory();
+    let whole = run(&stage(&blobs), case(&blobs, FRONTAL, Some(60)).await).await.unwrap();
+    for (crashes, says) in [(false, "no probability"), (true, "crashed")] {
+        let failing = Arc::new(Failing { outlines: Outlines::chest(), crashes });
+        let stage = measuring(&blobs, Thorax::of(failing).unwrap());
+        let case = run(&stage, case(&blobs, FRONTAL, Some(60)).await).await.unwrap();
+        assert_eq!(case.findings, whole.findings);
+        assert_eq!(case.assessment, whole.assessment);
+        let [nothing] = case.measurements.as_slice() else { panic!("{:?}", case.measurements) };
+        assert_eq!(nothing.value, None);
+        assert!(nothing.lines.is_empty() && nothing.areas.is_empty());
+        assert!(nothing.reason.as_ref().unwrap().contains(says), "{nothing:?}");
     }
 }
 
@@ -241,7 +311,9 @@ async fn a_specialist_that_sees_the_middle_finds_nothing_beyond_it() {
     let area = PictureArea { x: 20, y: 0, width: 40, height: 40 };
     let told = Told::new("adult", FRONTAL, [None, None], &[("Effusion", 0.6)]);
     let told = Told { area, ..Arc::into_inner(told).unwrap() };
-    let stage = Specialist::new(&Config::default(), vec![Arc::new(told)], blobs.clone()).unwrap();
+    let stage =
+        Specialist::new(&Config::default(), vec![Arc::new(told)], Vec::new(), blobs.clone())
+            .unwrap();
     let case = run(&stage, case(&blobs, FRONTAL, None).await).await.unwrap();
     let region = case.findings[0].region.as_ref().unwrap();
     let seen = region.rendition_box;
@@ -258,7 +330,8 @@ async fn what_nobody_has_calibrated_says_so_and_without_an_operating_point_nothi
     let told =
         || Arc::into_inner(Told::new("raw", FRONTAL, [None, None], &[("Mass", 0.9)])).unwrap();
     let raw = Told { calibrated: false, ..told() };
-    let stage = Specialist::new(&Config::default(), vec![Arc::new(raw)], blobs.clone()).unwrap();
+    let stage = Specialist::new(&Config::default(), vec![Arc::new(raw)], Vec::new(), blobs.clone())
+        .unwrap();
     let film = case(&blobs, FRONTAL, None).await;
     let seen = run(&stage, film.clone()).await.unwrap();
     assert_eq!(seen.assessment.unwrap().uncalibrated, ["raw"]);
@@ -269,16 +342,20 @@ async fn what_nobody_has_calibrated_says_so_and_without_an_operating_point_nothi
         Arc::new(own) as Arc<dyn Classifier>
     };
     let models = vec![unset(), paediatric()];
-    let stage = Specialist::new(&Config::default(), models, blobs.clone()).unwrap();
+    let stage = Specialist::new(&Config::default(), models, Vec::new(), blobs.clone()).unwrap();
     let assessment = run(&stage, film).await.unwrap().assessment.unwrap();
     assert!(assessment.models.is_empty());
     let reason = assessment.reason.unwrap();
     assert!(reason.ends_with("but raw, which has no operating point"), "{reason}");
 
     let named = Config { models: vec!["raw".to_owned()] };
-    let error = Specialist::new(&named, vec![unset()], blobs.clone()).err().unwrap().to_string();
+    let error = Specialist::new(&named, vec![unset()], Vec::new(), blobs.clone())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("\"raw\", whose model.toml has no operating point"), "{error}");
-    let error = Specialist::new(&Config::default(), vec![unset()], blobs).err().unwrap();
+    let error =
+        Specialist::new(&Config::default(), vec![unset()], Vec::new(), blobs).err().unwrap();
     assert!(error.to_string().contains("no classifier with operating points"), "{error}");
 }
 
@@ -286,10 +363,21 @@ async fn what_nobody_has_calibrated_says_so_and_without_an_operating_point_nothi
 fn a_specialist_that_is_named_must_be_there() {
     let open = |models: &[&str], there| {
         let models = models.iter().map(|name| (*name).to_owned()).collect();
-        Specialist::new(&Config { models }, there, BlobStore::memory())
+        let thorax = Thorax::of(Arc::new(Outlines::chest())).unwrap();
+        Specialist::new(&Config { models }, there, vec![thorax], BlobStore::memory())
     };
-    assert_eq!(open(&["paediatric"], vec![adult(), paediatric()]).unwrap().classifiers.len(), 1);
+    // names, classifiers, models that measure
+    for (names, classifiers, measuring) in
+        [(&["paediatric"][..], 1, 0), (&["adult", "anatomy"], 1, 1), (&[], 2, 1)]
+    {
+        let stage = open(names, vec![adult(), paediatric()]).unwrap();
+        let counts = (stage.classifiers.len(), stage.thoraxes.len());
+        assert_eq!(counts, (classifiers, measuring), "{names:?}");
+    }
     let error = open(&["adlut"], vec![adult()]).err().unwrap().to_string();
-    assert!(error.contains("\"adlut\"") && error.contains("\"adult\""), "{error}");
+    for name in ["\"adlut\"", "\"adult\"", "\"anatomy\""] {
+        assert!(error.contains(name), "{error}");
+    }
     assert!(open(&[], Vec::new()).is_err());
+    assert!(open(&["anatomy"], vec![adult()]).is_err(), "nothing would be looked for");
 }

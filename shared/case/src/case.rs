@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Assessment, BlobRef, CaseId, Finding, ModelRef, Rendition, Source, StudyKey, Triage};
+use crate::{
+    Assessment, BlobRef, CaseId, Finding, Measurement, ModelRef, Rendition, Source, StudyKey,
+    Triage,
+};
 
 /// The version of the Case's shape, in every Case as `schema_version`. A change that an old reader would
 /// misunderstand raises it; readers ignore fields they do not know.
@@ -35,6 +38,9 @@ pub struct Case {
     /// Findings above their operating points, the most probable first.
     #[serde(default)]
     pub findings: Vec<Finding>,
+    /// What was measured, beside the findings and never one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measurements: Vec<Measurement>,
     /// How it ended; present in `reports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conclusion: Option<Conclusion>,
@@ -129,6 +135,7 @@ impl Case {
             triage: None,
             assessment: None,
             findings: Vec::new(),
+            measurements: Vec::new(),
             conclusion: None,
             publication: None,
             hops: Vec::new(),

@@ -10,6 +10,7 @@
 mod case;
 mod ids;
 mod measure;
+mod measured;
 mod scan;
 mod schema;
 mod topic;
@@ -19,6 +20,7 @@ mod verdict;
 pub use case::{Case, Conclusion, DeadLetterHeader, Hop, Outcome, Publication, SCHEMA_VERSION};
 pub use ids::{BlobRef, CaseId, Digest, DigestError, ModelRef, StudyKey};
 pub use measure::{Probability, ProbabilityError};
+pub use measured::{MeasuredArea, MeasuredLine, Measurement};
 pub use scan::{Format, PatientContext, Rendition, Sex, Source, WindowMethod};
 pub use schema::case_schema;
 pub use topic::{Topic, UnknownTopic};

@@ -2,6 +2,7 @@
 //! and what the picture is not for.
 
 mod canvas;
+mod measured;
 mod panel;
 mod place;
 mod text;
@@ -25,6 +26,8 @@ pub struct AnnotationSpec {
     pub lines: Vec<String>,
     /// Every label that was looked for, in the order to be listed. Those at or above their operating point are drawn into the picture.
     pub findings: Vec<AnnotatedFinding>,
+    /// What was measured; its lines are drawn into the picture.
+    pub measurements: Vec<AnnotatedMeasurement>,
     /// Which models spoke, with their versions; a line each.
     pub models: Vec<String>,
     /// The notice that goes with every finding.
@@ -44,6 +47,21 @@ pub struct AnnotatedFinding {
     pub contours: Vec<Vec<[f64; 2]>>,
     /// Heat map of the rendition's size.
     pub heat: Option<GrayImage>,
+}
+
+/// One measurement.
+#[derive(Debug, Clone)]
+pub struct AnnotatedMeasurement {
+    /// What was measured.
+    pub name: String,
+    /// The value as text; absent where there is none.
+    pub value: Option<String>,
+    /// What a reader must know of the value, or why there is none; a paragraph each.
+    pub notes: Vec<String>,
+    /// The lines that it follows from: their names, and their ends `[x, y]` in rendition pixels.
+    pub lines: Vec<(String, [[f64; 2]; 2])>,
+    /// Outlines in rendition pixels, each a closed ring of `[x, y]`.
+    pub outlines: Vec<Vec<[f64; 2]>>,
 }
 
 impl AnnotatedFinding {
@@ -102,6 +120,9 @@ pub fn annotate(rendition: &GrayImage, notes: &AnnotationSpec) -> RgbImage {
             canvas.glow(&enlarged(heat), *colour);
         }
     }
+    let frame = Rect { x: 0.0, y: 0.0, width: f64::from(width), height: f64::from(height) };
+    measured::outlines(&mut canvas, &notes.measurements, scale, frame);
+    measured::lines(&mut canvas, &notes.measurements, scale, frame);
     let rings = |finding: &AnnotatedFinding| -> Vec<Vec<[f64; 2]>> {
         let scaled = |ring: &Vec<[f64; 2]>| {
             ring.iter().map(|p| [p[0] * scale[0], p[1] * scale[1]]).collect()
@@ -113,7 +134,6 @@ pub fn annotate(rendition: &GrayImage, notes: &AnnotationSpec) -> RgbImage {
             canvas.ring(&ring, *colour, (width, height));
         }
     }
-    let frame = Rect { x: 0.0, y: 0.0, width: f64::from(width), height: f64::from(height) };
     let strip = notice_strip(&mut canvas, &pen, &notes.notice, frame);
     let mut taken = vec![strip];
     for (finding, colour) in &drawn {
@@ -121,6 +141,7 @@ pub fn annotate(rendition: &GrayImage, notes: &AnnotationSpec) -> RgbImage {
             tag(&mut canvas, &pen, finding, *colour, region, frame, &mut taken);
         }
     }
+    measured::labels(&mut canvas, &pen, &notes.measurements, scale, frame, &mut taken);
     panel.draw(&mut canvas, &pen, width);
     canvas.finish()
 }
@@ -219,94 +240,4 @@ fn tag(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn finding(label: &str, probability: f64, contours: Vec<Vec<[f64; 2]>>) -> AnnotatedFinding {
-        AnnotatedFinding { label: label.into(), probability, threshold: 0.3, contours, heat: None }
-    }
-
-    fn spec(findings: Vec<AnnotatedFinding>) -> AnnotationSpec {
-        AnnotationSpec {
-            headline: "Flagged".into(),
-            lines: vec!["looks abnormal".into()],
-            findings,
-            models: vec!["cxr-findings 1.0.0".into()],
-            notice: "Research use only. Not for diagnosis.".into(),
-        }
-    }
-
-    fn square(x: f64, y: f64, side: f64) -> Vec<[f64; 2]> {
-        vec![[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
-    }
-
-    fn has(
-        picture: &RgbImage,
-        colour: Rgb<u8>,
-        (x, y, width, height): (u32, u32, u32, u32),
-    ) -> bool {
-        (y..y + height).any(|y| (x..x + width).any(|x| *picture.get_pixel(x, y) == colour))
-    }
-
-    #[test]
-    fn outlines_come_where_the_region_is_at_every_size() {
-        for side in [128, 512, 1024] {
-            let grey = GrayImage::from_pixel(side, side, image::Luma([90]));
-            let scale = 1024.0 / f64::from(side);
-            let picture = annotate(
-                &grey,
-                &spec(vec![finding(
-                    "Mass",
-                    0.9,
-                    vec![square(500.0 / scale, 400.0 / scale, 200.0 / scale)],
-                )]),
-            );
-            assert!(picture.width() > 1024 && picture.height() >= 1024);
-            assert!(has(&picture, COLOURS[0], (497, 480, 7, 40)), "left edge at {side}");
-            assert!(!has(&picture, COLOURS[0], (560, 460, 80, 80)), "inside at {side}");
-        }
-    }
-
-    #[test]
-    fn what_is_below_its_operating_point_is_listed_and_not_drawn() {
-        let grey = GrayImage::new(1024, 1024);
-        let below =
-            annotate(&grey, &spec(vec![finding("Mass", 0.1, vec![square(300.0, 300.0, 300.0)])]));
-        let nothing = annotate(&grey, &spec(vec![]));
-        let left =
-            |picture: &RgbImage| image::imageops::crop_imm(picture, 0, 0, 1024, 1024).to_image();
-        assert_eq!(left(&below), left(&nothing));
-        assert_ne!(below, nothing);
-    }
-
-    #[test]
-    fn any_shape_and_any_text_is_drawn() {
-        let long =
-            "An exceedingly long label that no manifest should have, and yet 漢字 \u{202e}\n"
-                .repeat(4);
-        let mut findings: Vec<_> = (0..15)
-            .map(|n| finding(&long, 0.5 + f64::from(n) / 40.0, vec![square(10.0, 5.0, 20.0)]))
-            .collect();
-        findings.push(finding(
-            "",
-            f64::NAN,
-            vec![vec![], vec![[f64::NAN, 1e300]], vec![[-1e9, 0.0], [1e9, 5.0], [3.0, 1e12]]],
-        ));
-        for (width, height) in [(1, 1), (1024, 7), (5, 1024), (300, 900)] {
-            let notes = AnnotationSpec {
-                headline: long.clone(),
-                lines: vec![long.clone(); 20],
-                models: vec![long.clone(); 5],
-                ..spec(findings.clone())
-            };
-            let picture = annotate(&GrayImage::new(width, height), &notes);
-            assert!(picture.width() >= 400 && picture.height() <= 8192);
-        }
-    }
-
-    #[test]
-    fn probabilities_read_as_they_are() {
-        let read = [0.0, 0.004, 0.126, 0.995, 1.0].map(per_cent);
-        assert_eq!(read, ["0 %", "<1 %", "13 %", ">99 %", "100 %"]);
-    }
-}
+mod tests;

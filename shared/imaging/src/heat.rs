@@ -127,7 +127,12 @@ fn bounds(region: &[bool], width: u32) -> Option<PixelBox> {
 
 /// The region's borders by marching squares: through the points between pixel centres where the map crosses [`LEVEL`].
 /// Beyond the picture the map counts as 0, so that every border closes within it.
-fn outlines(shares: &[f32], region: &[bool], width: u32, height: u32) -> Vec<Vec<[f64; 2]>> {
+pub(crate) fn outlines(
+    shares: &[f32],
+    region: &[bool],
+    width: u32,
+    height: u32,
+) -> Vec<Vec<[f64; 2]>> {
     let (columns, rows) = (i64::from(width), i64::from(height));
     let value = |x: i64, y: i64| -> f64 {
         if x < 0 || y < 0 || x >= columns || y >= rows {
@@ -185,7 +190,7 @@ fn outlines(shares: &[f32], region: &[bool], width: u32, height: u32) -> Vec<Vec
 }
 
 /// Fewer than 200 points in all rings: the tolerance grows until they are.
-fn simplified(rings: Vec<Vec<[f64; 2]>>) -> Vec<Vec<[f64; 2]>> {
+pub(crate) fn simplified(rings: Vec<Vec<[f64; 2]>>) -> Vec<Vec<[f64; 2]>> {
     let mut tolerance = 0.75;
     loop {
         let simple: Vec<_> = rings

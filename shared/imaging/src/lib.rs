@@ -2,7 +2,7 @@
 //!
 //! `prepare` turns the bytes of a DICOM, PNG or JPEG file into the working [`Prepared`] rendition with [`prepare`]; the model stages
 //! read it back with [`decode_rendition`] and [`squash`] it to a model's input; the specialist turns class-activation maps into
-//! [`heat()`] maps and regions; `publish` draws the [annotated](annotate()) picture.
+//! [`heat()`] maps and regions and mask logits into an [`Area`]; `publish` draws the [annotated](annotate()) picture.
 //!
 //! Everything here is pure, synchronous and capped: bytes in, bytes out, nothing allocated that the input has not got
 //! the bytes or the [`Limits`] for. Callers run it on the compute pool.
@@ -11,6 +11,7 @@
 //! pseudonym is made from come back apart, in [`Identifiers`].
 
 mod annotate;
+mod area;
 mod codestream;
 mod dicom;
 mod error;
@@ -27,11 +28,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use duet_case::{Source, WindowMethod};
 
-pub use annotate::{AnnotatedFinding, AnnotationSpec, annotate, annotated_png};
+pub use annotate::{
+    AnnotatedFinding, AnnotatedMeasurement, AnnotationSpec, annotate, annotated_png,
+};
+pub use area::{Area, area};
 pub use error::{Class, PrepareError};
 pub use heat::{Heat, heat};
 pub use limits::Limits;
-pub use preprocess::{decode_rendition, squash};
+pub use preprocess::{decode_rendition, reduced_png, squash};
 pub use render::LONG_SIDE;
 pub use sniff::sniff;
 

@@ -4,7 +4,11 @@ use std::io::Cursor;
 
 use image::{DynamicImage, GrayImage, ImageDecoder as _, codecs::png::PngDecoder};
 
-use crate::{PrepareError, codestream, render::LONG_SIDE, resample::resample};
+use crate::{
+    PrepareError, codestream,
+    render::{LONG_SIDE, grey_png},
+    resample::resample,
+};
 
 /// Squashes a whole picture to `width` x `height` and normalises it: row-major, one channel, `(grey / 255 - mean) / std`.
 ///
@@ -52,9 +56,39 @@ pub fn decode_rendition(png: &[u8]) -> Result<GrayImage, PrepareError> {
     }
 }
 
+/// A picture as eight-bit grey PNG, with a long side of at most `side` pixels.
+///
+/// # Errors
+///
+/// Where the encoder fails.
+pub fn reduced_png(grey: &GrayImage, side: u32) -> Result<Vec<u8>, PrepareError> {
+    let (width, height) = grey.dimensions();
+    let long = width.max(height);
+    if long <= side {
+        return grey_png(grey);
+    }
+    let of =
+        |own: u32| (f64::from(own) * f64::from(side) / f64::from(long)).round().max(1.0) as u32;
+    let target = (of(width), of(height));
+    let pixels = grey.as_raw();
+    let value = |index| f32::from(pixels.get(index).copied().unwrap_or_default());
+    let values = resample(value, (width, height), target);
+    let bytes = values.into_iter().map(|value| value.round() as u8).collect();
+    grey_png(&GrayImage::from_raw(target.0, target.1, bytes).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reduced_picture_keeps_its_shape_and_a_small_one_its_pixels() {
+        let grey = GrayImage::from_fn(200, 100, |x, y| image::Luma([(x + y) as u8 / 2]));
+        let small = decode_rendition(&reduced_png(&grey, 50).unwrap()).unwrap();
+        assert_eq!(small.dimensions(), (50, 25));
+        assert!(small.get_pixel(10, 10).0[0].abs_diff(grey.get_pixel(41, 41).0[0]) < 4);
+        assert_eq!(decode_rendition(&reduced_png(&grey, 200).unwrap()).unwrap(), grey);
+    }
 
     /// Computed with Pillow 13: `Image.fromarray(((y * 37 + x * 91 + x * y * 13) % 256).astype("uint8")).resize(size, BILINEAR)`
     /// of a picture 9 wide and 7 high.

@@ -1,9 +1,9 @@
 //! Models as folders: manifests that are checked, graphs that are run, answers with their probabilities.
 //!
 //! Stands between the rendition and the stages that judge it: `triage` asks a [`VisionLanguage`] model, `specialist`
-//! asks [`Classifier`]s. [`Registry::load`] reads every folder of `models/`, and a manifest whose digest, labels or
-//! shapes do not match its file fails start-up by name. A [`TextEncoder`] embeds new prompts for a generalist; the services
-//! need none, since the answers' embeddings stand in the generalist's folder.
+//! asks [`Classifier`]s and [`Segmentation`] models. [`Registry::load`] reads every folder of `models/`, and a manifest
+//! whose digest, labels or shapes do not match its file fails start-up by name. A [`TextEncoder`] embeds new prompts for
+//! a generalist; the services need none, since the answers' embeddings stand in the generalist's folder.
 //!
 //! Everything here is synchronous and takes milliseconds to hundreds of them, so callers run it on the compute pool.
 //! One image is worked on by one thread; a batch by as many as the pool has.
@@ -43,7 +43,7 @@ pub use registry::{
     Described, LoadError, MissingModel, ModelInfo, Registry, Verification, manifests, text_encoder,
     verify,
 };
-pub use segmenter::{Mask, Segmenter};
+pub use segmenter::Mask;
 pub use text::{TextEncoder, TextError};
 pub use tract::{GraphError, GraphRunError};
 pub use wordpiece::VocabularyError;
@@ -84,6 +84,25 @@ pub trait Classifier: Send + Sync {
     ///
     /// Where the picture is empty or the model gives no finite numbers.
     fn classify(&self, picture: &GrayImage) -> Result<Classification, InferenceError>;
+}
+
+/// A specialist that outlines: gives each of its labels an area.
+pub trait Segmentation: Send + Sync {
+    /// Who draws.
+    fn model(&self) -> &ModelRef;
+
+    /// Which images it takes.
+    fn accepts(&self) -> &Accepts;
+
+    /// What it draws.
+    fn labels(&self) -> &[Label];
+
+    /// For each label, in the order of [`Segmentation::labels`], the log-odds of each pixel of the model's grid.
+    ///
+    /// # Errors
+    ///
+    /// Where the picture is empty or the model gives no finite numbers.
+    fn segment(&self, picture: &GrayImage) -> Result<Vec<Mask>, InferenceError>;
 }
 
 /// A generalist's answers to every question that its manifest asks.

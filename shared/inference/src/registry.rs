@@ -7,12 +7,13 @@ use std::{
 };
 
 use crate::{
-    Classifier, FolderError, GraphError, InferenceError, Kind, Manifest, ManifestError, Segmenter,
+    Classifier, FolderError, GraphError, InferenceError, Kind, Manifest, ManifestError, Segmentation,
     TextEncoder, TextError, VisionLanguage,
     classifier::MultiLabel,
     folder::{self, Embeddings},
     generalist::DualEncoder,
     manifest::MANIFEST_FILE,
+    segmenter::Segmenter,
     trial::try_out,
 };
 
@@ -247,11 +248,11 @@ impl Registry {
     }
 
     /// Every segmentation model.
-    pub fn segmenters(&self) -> Vec<Arc<Segmenter>> {
+    pub fn segmenters(&self) -> Vec<Arc<dyn Segmentation>> {
         self.models
             .iter()
             .filter_map(|entry| match &entry.engine {
-                Engine::Segmentation(model) => Some(Arc::clone(model)),
+                Engine::Segmentation(model) => Some(Arc::clone(model) as _),
                 _ => None,
             })
             .collect()

@@ -1,22 +1,21 @@
-//! A specialist that draws areas: for each label a probability by pixel.
+//! A specialist that draws areas: for each label its log-odds by pixel.
 
 use duet_case::ModelRef;
 use image::{GrayImage, Luma};
 
 use crate::{
-    Accepts, InferenceError, Label, Manifest, SegmentationSpec,
+    Accepts, InferenceError, Label, Manifest, Segmentation, SegmentationSpec,
     network::Network,
     tract::{GraphError, Wanted},
 };
 
-/// A segmentation model on tract.
-pub struct Segmenter {
+pub(crate) struct Segmenter {
     network: Network,
     accepts: Accepts,
     labels: Vec<Label>,
 }
 
-/// One label's area in the model's own grid, which covers the whole picture evenly.
+/// One label's log-odds in the model's own grid, which covers the whole picture evenly: above zero is inside.
 pub type Mask = image::ImageBuffer<Luma<f32>, Vec<f32>>;
 
 impl Segmenter {
@@ -33,28 +32,22 @@ impl Segmenter {
             labels: spec.labels.clone(),
         })
     }
+}
 
-    /// Who draws.
-    pub fn model(&self) -> &ModelRef {
+impl Segmentation for Segmenter {
+    fn model(&self) -> &ModelRef {
         &self.network.model
     }
 
-    /// Which images it takes.
-    pub fn accepts(&self) -> &Accepts {
+    fn accepts(&self) -> &Accepts {
         &self.accepts
     }
 
-    /// What it draws.
-    pub fn labels(&self) -> &[Label] {
+    fn labels(&self) -> &[Label] {
         &self.labels
     }
 
-    /// For each label, in the order of [`Segmenter::labels`], the probability of each pixel of the model's grid.
-    ///
-    /// # Errors
-    ///
-    /// Where the picture is empty or the model gives no finite numbers.
-    pub fn segment(&self, picture: &GrayImage) -> Result<Vec<Mask>, InferenceError> {
+    fn segment(&self, picture: &GrayImage) -> Result<Vec<Mask>, InferenceError> {
         let [masks] = self.network.run(picture)?;
         let &[_, _, height, width] = self.network.shape(0) else {
             return Err(self.network.no_probability("the masks"));
@@ -63,10 +56,11 @@ impl Segmenter {
             .iter()
             .zip(masks.chunks_exact(height * width))
             .map(|(label, logits)| {
-                let probability = |logit: &f32| {
-                    label.platt.probability(f64::from(*logit)).map(|p| p.value() as f32)
+                let odds = |logit: &f32| {
+                    Some(label.platt.log_odds(f64::from(*logit)) as f32)
+                        .filter(|own| own.is_finite())
                 };
-                let values: Option<Vec<f32>> = logits.iter().map(probability).collect();
+                let values: Option<Vec<f32>> = logits.iter().map(odds).collect();
                 // Sides are at most 4096, as the graph was checked.
                 values
                     .and_then(|values| Mask::from_raw(width as u32, height as u32, values))

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use image::GrayImage;
 
 use crate::{
-    Classifier as _, LoadError, Manifest, VisionLanguage as _, classifier::maps_explain_logits,
-    registry::Engine,
+    Classifier as _, LoadError, Manifest, Segmentation as _, VisionLanguage as _,
+    classifier::maps_explain_logits, registry::Engine,
 };
 
 /// Runs the model, and says how long it took the second time.

@@ -36,6 +36,10 @@ pub struct Metrics {
     pub audits: IntCounterVec,
     /// Findings above their operating points, by model and label.
     pub findings: IntCounterVec,
+    /// Measurements, by model, what was measured, and result (`measured`, `implausible`, `failed`).
+    pub measurements: IntCounterVec,
+    /// Measured cardiothoracic ratios, by model.
+    pub cardiothoracic_ratio: HistogramVec,
     /// Reports, by outcome.
     pub reports: IntCounterVec,
     /// CPU seconds, by stage.
@@ -64,6 +68,8 @@ const SECONDS: [f64; 14] =
 /// Seconds from ten milliseconds to a day: how long an image waits.
 const WAITS: [f64; 12] =
     [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 10800.0, 86400.0];
+/// Cardiothoracic ratios: up to 0.5 is usual in adults.
+const RATIOS: [f64; 9] = [0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8];
 const RECORDS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
@@ -198,6 +204,17 @@ impl Metrics {
                 "duet_findings_total",
                 "Findings above their operating points.",
                 &["model", "label"],
+            ),
+            measurements: counter(
+                "duet_measurements_total",
+                "Measurements by what came of them.",
+                &["model", "measurement", "result"],
+            ),
+            cardiothoracic_ratio: histogram(
+                "duet_cardiothoracic_ratio",
+                "Measured cardiothoracic ratios.",
+                &["model"],
+                &RATIOS,
             ),
             reports: counter("duet_reports_total", "Reports by outcome.", &["outcome"]),
             cpu_seconds: float_counter(

@@ -85,6 +85,18 @@ impl Panel {
             blocks.push(Block::Space(4.0));
             paragraph(&mut blocks, "probability / operating point", Face::Regular, 16.0, QUIET, 1);
         }
+        for own in notes.measurements.iter().take(4) {
+            blocks.push(Block::Rule);
+            paragraph(&mut blocks, "Measured", Face::Bold, 19.0, QUIET, 1);
+            blocks.push(Block::Space(5.0));
+            let value = own.value.as_deref().unwrap_or("no value");
+            let title = format!("{} {value}", own.name);
+            paragraph(&mut blocks, &title, Face::Bold, 21.0, INK, 2);
+            for note in own.notes.iter().take(4) {
+                blocks.push(Block::Space(3.0));
+                paragraph(&mut blocks, note, Face::Regular, 17.0, QUIET, 4);
+            }
+        }
         blocks.push(Block::Rule);
         for model in notes.models.iter().take(6) {
             paragraph(&mut blocks, model, Face::Regular, 17.0, QUIET, 2);

@@ -40,9 +40,14 @@ impl Platt {
     /// Leaves logits as they are.
     pub const IDENTITY: Self = Self { scale: 1.0, bias: 0.0 };
 
+    /// The calibrated log-odds: above zero is likelier than not.
+    pub fn log_odds(self, logit: f64) -> f64 {
+        self.scale.mul_add(logit, self.bias)
+    }
+
     /// The calibrated probability; `None` for a logit that is not a number.
     pub fn probability(self, logit: f64) -> Option<Probability> {
-        Probability::from_logit(self.scale.mul_add(logit, self.bias))
+        Probability::from_logit(self.log_odds(logit))
     }
 }
 
