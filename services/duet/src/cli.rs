@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Triage(Triage),
     /// Measure a model on labelled images: metrics.json and a report page
     #[command(
-        after_help = "Examples:\n  duet eval --model cxr-findings --images films.tar --labels films.csv --out figures/\n  duet eval --triage --images mixed/ --labels scope.csv --out figures/"
+        after_help = "Examples:\n  duet eval --model cxr-findings --images films.tar --labels films.csv --out figures/\n  duet eval --model cxr-anatomy --images films.tar --labels ctr.csv --out figures/\n  duet eval --triage --images mixed/ --labels scope.csv --out figures/"
     )]
     Eval(Eval),
     /// Make a token for clients of the gateway and the page
@@ -273,7 +273,7 @@ pub(crate) struct Try {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["model", "triage"]))]
 pub(crate) struct Eval {
-    /// The classifier to measure
+    /// The specialist to measure: a classifier, or a model of heart and lungs
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
     /// Measure triage: scope, abnormality, what is cleared and what is missed
@@ -282,8 +282,8 @@ pub(crate) struct Eval {
     /// The images: a folder, or a .tar archive
     #[arg(long, value_name = "DIR_OR_TAR")]
     pub(crate) images: PathBuf,
-    /// The truth: `file` and one of `findings` (names joined by |), `label` and `scope` (chest or other); `u:` before
-    /// a name is uncertain; optional `patient`, `age`, `sex`, `view`
+    /// The truth: `file` and one of `findings` (names joined by |), `label`, `scope` (chest or other) and `ctr` (the
+    /// cardiothoracic ratio); `u:` before a name is uncertain; optional `patient`, `age`, `sex`, `view`
     #[arg(long, value_name = "CSV")]
     pub(crate) labels: PathBuf,
     /// Where metrics.json and report.html go

@@ -1,48 +1,134 @@
 //! `duet eval`: a model's figures on labelled images, by the very code that the services run.
 
-use std::{fs, path::Path, sync::Arc};
+mod anatomy;
+mod classifier;
+mod through;
+mod triage;
+
+use std::{cell::RefCell, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use bytes::Bytes;
 use chrono::Utc;
-use duet_blob::BlobStore;
-use duet_case::{Decision, ModelRef};
+use duet_case::ModelRef;
 use duet_evaluation::{
     Images, Row, Table,
-    measure::{self, KnownLabel},
     report::{self, Heading, Mistake},
     stats::Figure,
-    triage::{TriageScore, triage},
 };
-use duet_imaging::{Prepared, decode_rendition};
-use duet_inference::{Classifier, Registry, VisionLanguage};
-use duet_prepare::{Prepare, PseudonymKey, RawImage};
-use duet_stage::{Outcome, Stage as _, compute};
-use duet_triage::Triage;
-use indicatif::ProgressBar;
+use duet_imaging::{Limits, Prepared, decode_rendition, reduced_png};
+use duet_inference::{Kind, Registry};
+use image::GrayImage;
 use serde::Serialize;
 
 use crate::{Usage, cli, config::Config, output, places};
 
-/// Images worked on together.
-const CHUNK: usize = 32;
-/// Pictures of mistakes on a page: for each label, and in all.
-const MISTAKES: (usize, usize) = (3, 36);
+/// Pictures of mistakes on a page, in all.
+const MISTAKES: usize = 36;
+/// Long side of a picture on the page.
+const SHOWN_PX: u32 = 384;
 /// Images that could not be read which are told one by one.
 const FAILURES_TOLD: usize = 10;
+
+/// What is evaluated, and on what.
+struct Job<'a> {
+    args: &'a cli::Eval,
+    config: &'a Config,
+    table: &'a Table,
+    images: Images,
+}
+
+impl Job<'_> {
+    fn rows(&self) -> &[Row] {
+        &self.table.rows
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.config.settings.prepare.limits
+    }
+
+    /// A row's picture as the page shows it; without one where it cannot be read.
+    fn mistake(&mut self, row: usize, title: &str, says: String) -> Result<Option<Mistake>> {
+        let Some(row) = self.table.rows.get(row) else { return Ok(None) };
+        let bytes = self.images.read(&row.file)?;
+        let picture = picture(&bytes, self.limits()).ok();
+        Ok(Some(Mistake {
+            title: title.to_owned(),
+            says,
+            file: row.file.clone(),
+            aspect: picture
+                .as_ref()
+                .map_or(0.0, |own| f64::from(own.width()) / f64::from(own.height().max(1))),
+            png: picture.map(|own| reduced_png(&own, SHOWN_PX)).transpose()?,
+            drawn: Vec::new(),
+        }))
+    }
+}
 
 pub(crate) async fn run(args: &cli::Eval, config: &Config) -> Result<()> {
     let labels = fs::File::open(&args.labels).with_context(|| {
         format!("the table of labels {} cannot be opened", args.labels.display())
     })?;
     let table = Table::read(labels).with_context(|| args.labels.display().to_string())?;
-    let mut images = Images::open(&args.images, config.settings.prepare.limits.max_bytes)?;
-    let models = Registry::load(&places::models(config)?)?;
+    let images = Images::open(&args.images, config.settings.prepare.limits.max_bytes)?;
+    // Before hours of work rather than within them.
+    table.rows.iter().try_for_each(|row| images.look(&row.file))?;
+    let wanted = args.model.as_ref().unwrap_or(&config.settings.triage.model);
+    let (models, kind) = load(&places::models(config)?, wanted, args.triage)?;
     fs::create_dir_all(&args.out)
         .with_context(|| format!("the folder {} cannot be made", args.out.display()))?;
-    match &args.model {
-        Some(name) => classifier(args, config, &models, name, &table.rows, &mut images).await,
-        None => generalist(args, config, &models, &table.rows, &mut images).await,
+    let job = Job { args, config, table: &table, images };
+    match kind {
+        Evaluated::Triage => triage::run(job, &models).await,
+        Evaluated::Classifier => classifier::run(job, &models).await,
+        Evaluated::Anatomy => anatomy::run(job, &models).await,
+    }
+}
+
+/// How a model is measured.
+enum Evaluated {
+    Triage,
+    Classifier,
+    Anatomy,
+}
+
+/// Loads the model of that name and no other.
+fn load(dir: &Path, name: &str, triage: bool) -> Result<(Registry, Evaluated)> {
+    let known = RefCell::new(Vec::new());
+    let models = Registry::load_where(dir, |manifest| {
+        known.borrow_mut().push(format!("{} ({})", manifest.name, manifest.kind.name()));
+        manifest.name == name
+    })?;
+    let kind = models.list().next().map(|info| &info.manifest.kind);
+    let kind = match (kind, triage) {
+        (Some(Kind::VisionLanguage(_)), true) => Evaluated::Triage,
+        (Some(Kind::Classifier(_)), false) => Evaluated::Classifier,
+        (Some(Kind::Segmentation(_)), false) => Evaluated::Anatomy,
+        (Some(Kind::VisionLanguage(_)), false) => bail!(Usage(format!(
+            "{name} is a generalist: measure it with --triage instead of --model"
+        ))),
+        (Some(Kind::Text(_)), false) => bail!(Usage(format!(
+            "{name} is a model of texts, and what is measured here looks at pictures"
+        ))),
+        (Some(_), true) => bail!(Usage(format!(
+            "triage.model is {name}, which is no generalist; there is {}",
+            known.take().join(", ")
+        ))),
+        (None, _) => bail!(Usage(format!(
+            "there is no model called {name:?} in {}; there is {}",
+            dir.display(),
+            known.take().join(", ")
+        ))),
+    };
+    Ok((models, kind))
+}
+
+/// An image as the models see it.
+fn picture(bytes: &[u8], limits: &Limits) -> Result<GrayImage, String> {
+    match duet_imaging::prepare(bytes, limits).map_err(|error| error.to_string())? {
+        Prepared::Picture { rendition_png, .. } => {
+            decode_rendition(&rendition_png).map_err(|error| error.to_string())
+        }
+        Prepared::NoPixels { reason, .. } => Err(reason),
     }
 }
 
@@ -64,224 +150,6 @@ struct Metrics<'a, F> {
     figures: F,
 }
 
-async fn classifier(
-    args: &cli::Eval,
-    config: &Config,
-    models: &Registry,
-    name: &str,
-    rows: &[Row],
-    images: &mut Images,
-) -> Result<()> {
-    let classifiers = models.classifiers();
-    let Some(model) = classifiers.iter().find(|own| own.model().name == name).cloned() else {
-        let known: Vec<_> = classifiers.iter().map(|own| own.model().name.clone()).collect();
-        bail!(Usage(format!(
-            "there is no classifier called {name:?}; there is {}",
-            known.join(", ")
-        )));
-    };
-    let known: Vec<KnownLabel> = model
-        .labels()
-        .iter()
-        .map(|label| KnownLabel {
-            name: label.name.clone(),
-            synonyms: label.synonyms.clone(),
-            threshold: label.operating_point.as_ref().map(|point| point.threshold.value()),
-        })
-        .collect();
-    // Refused before the work rather than after it.
-    measure::label_scores(&known, rows, &vec![None; rows.len()])?;
-
-    let (mut scores, mut failed) = (Vec::with_capacity(rows.len()), Vec::new());
-    let bar = bar(rows.len());
-    for chunk in rows.chunks(CHUNK) {
-        let mut files = Vec::with_capacity(chunk.len());
-        for row in chunk {
-            files.push(images.read(&row.file)?);
-        }
-        let (limits, model) = (config.settings.prepare.limits.clone(), Arc::clone(&model));
-        let judged = compute::map(files, move |bytes| judge(&bytes, &limits, &*model)).await;
-        for (row, judged) in chunk.iter().zip(judged) {
-            scores.push(match judged {
-                Ok(Ok(probabilities)) => Some(probabilities),
-                Ok(Err(reason)) => note(&mut failed, row, reason),
-                Err(crashed) => note(&mut failed, row, crashed.to_string()),
-            });
-            bar.inc(1);
-        }
-    }
-    bar.finish_and_clear();
-
-    let (labels, unknown) = measure::label_scores(&known, rows, &scores)?;
-    let figures = measure::classifier(&known, rows, &labels, unknown);
-    let mistakes = mistakes(config, rows, &labels, images)?;
-    let summary: Vec<(String, Option<Figure>)> =
-        vec![("mean AUROC".into(), figures.mean_auroc), ("calibration error".into(), figures.ece)];
-    let mut sections = vec![
-        report::figures("All labels", &summary),
-        report::labels(&figures, &labels),
-        report::mistakes(&mistakes),
-    ];
-    for (kind, groups) in &figures.groups {
-        let groups: Vec<_> = groups.iter().map(|(name, own)| (name.clone(), *own)).collect();
-        sections.insert(1, report::figures(&format!("Mean AUROC by {kind}"), &groups));
-    }
-    let mut rows_of_table: Vec<_> =
-        figures.labels.iter().map(|(name, own)| (name.clone(), own.auroc)).collect();
-    rows_of_table.splice(0..0, summary);
-    let metrics =
-        Metrics { model: model.model(), images: rows.len(), failed: &failed, figures: &figures };
-    finish(args, &metrics, &sections, &rows_of_table)
-}
-
-/// One image's probabilities, in the order of the model's labels.
-fn judge(
-    bytes: &[u8],
-    limits: &duet_imaging::Limits,
-    model: &dyn Classifier,
-) -> Result<Vec<f64>, String> {
-    let picture = match duet_imaging::prepare(bytes, limits).map_err(|error| error.to_string())? {
-        Prepared::Picture { rendition_png, .. } => {
-            decode_rendition(&rendition_png).map_err(|error| error.to_string())?
-        }
-        Prepared::NoPixels { reason, .. } => return Err(reason),
-    };
-    let seen = model.classify(&picture).map_err(|error| error.to_string())?;
-    Ok(seen.labels.iter().map(|label| label.probability.value()).collect())
-}
-
-fn note<T>(failed: &mut Vec<Failure>, row: &Row, reason: String) -> Option<T> {
-    failed.push(Failure { file: row.file.clone(), reason });
-    None
-}
-
-/// The images on which the labels were furthest from the truth, with their pictures.
-fn mistakes(
-    config: &Config,
-    rows: &[Row],
-    labels: &[measure::LabelScores],
-    images: &mut Images,
-) -> Result<Vec<Mistake>> {
-    let mut mistakes = Vec::new();
-    for label in labels {
-        for at in report::furthest(&label.scored, MISTAKES.0) {
-            let (Some(scored), Some(row)) =
-                (label.scored.get(at), label.rows.get(at).and_then(|&row| rows.get(row)))
-            else {
-                continue;
-            };
-            let bytes = images.read(&row.file)?;
-            let png = match duet_imaging::prepare(&bytes, &config.settings.prepare.limits) {
-                Ok(Prepared::Picture { rendition_png, .. }) => Some(rendition_png),
-                _ => None,
-            };
-            mistakes.push(Mistake {
-                label: label.name.clone(),
-                file: row.file.clone(),
-                score: scored.score,
-                positive: scored.positive,
-                png,
-            });
-        }
-    }
-    let distance = |own: &Mistake| if own.positive { 1.0 - own.score } else { own.score };
-    mistakes.sort_by(|a, b| distance(b).total_cmp(&distance(a)));
-    mistakes.truncate(MISTAKES.1);
-    Ok(mistakes)
-}
-
-async fn generalist(
-    args: &cli::Eval,
-    config: &Config,
-    models: &Registry,
-    rows: &[Row],
-    images: &mut Images,
-) -> Result<()> {
-    let model = models.vision_language(&config.settings.triage.model)?;
-    let (mut scores, mut failed) = (Vec::with_capacity(rows.len()), Vec::new());
-    let bar = bar(rows.len());
-    for chunk in rows.chunks(CHUNK) {
-        let mut files = Vec::with_capacity(chunk.len());
-        for row in chunk {
-            files.push(images.read(&row.file)?);
-        }
-        let triaged = triage_chunk(config, &model, files).await?;
-        for (row, triaged) in chunk.iter().zip(triaged) {
-            scores.push(match triaged {
-                Ok(score) => Some(score),
-                Err(reason) => note(&mut failed, row, reason),
-            });
-            bar.inc(1);
-        }
-    }
-    bar.finish_and_clear();
-
-    let figures = triage(rows, &scores);
-    let shown: Vec<(String, Option<Figure>)> = vec![
-        ("other images refused".into(), figures.scope.other_refused),
-        ("chest films refused".into(), figures.scope.chest_refused),
-        ("AUROC of abnormal".into(), figures.abnormal.auroc),
-        ("chest films cleared".into(), figures.abnormal.cleared),
-        ("abnormal films cleared (miss rate)".into(), figures.abnormal.miss_rate),
-    ];
-    let metrics =
-        Metrics { model: model.model(), images: rows.len(), failed: &failed, figures: &figures };
-    finish(args, &metrics, &[report::figures("Triage", &shown)], &shown)
-}
-
-/// Puts files through the stages `prepare` and `triage` as they are, on a store of their own.
-async fn triage_chunk(
-    config: &Config,
-    model: &Arc<dyn VisionLanguage>,
-    files: Vec<Vec<u8>>,
-) -> Result<Vec<Result<TriageScore, String>>> {
-    let blobs = BlobStore::memory();
-    let key = PseudonymKey::random()?;
-    let prepare = Prepare::new(config.settings.prepare.clone(), blobs.clone(), key);
-    let triage = Triage::new(config.settings.triage.clone(), Arc::clone(model), blobs)?;
-    let received_at = Utc::now();
-    let raw = files.into_iter().map(|bytes| RawImage { bytes: Bytes::from(bytes), received_at });
-    let mut scores = Vec::new();
-    let mut waiting = Vec::new();
-    for (i, outcome) in prepare.process(raw.collect()).await.into_iter().enumerate() {
-        scores.push(Err(String::new()));
-        match outcome {
-            Outcome::Emit(case, _) if case.rendition.is_some() => waiting.push((i, case)),
-            // Not an image: refused before triage could look.
-            Outcome::Emit(..) => set(
-                &mut scores,
-                i,
-                Ok(TriageScore { refused: true, cleared: false, abnormal: 0.0 }),
-            ),
-            Outcome::Reject(reason) | Outcome::Retry(reason) => {
-                set(&mut scores, i, Err(reason.message));
-            }
-        }
-    }
-    let (places, cases): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-    for (i, outcome) in places.into_iter().zip(triage.process(cases).await) {
-        let score = match outcome {
-            Outcome::Emit(case, _) => case.triage.map(|own| TriageScore {
-                refused: own.decision == Decision::OutOfScope,
-                cleared: own.decision == Decision::Cleared,
-                abnormal: own.abnormal.value(),
-            }),
-            Outcome::Reject(reason) | Outcome::Retry(reason) => {
-                set(&mut scores, i, Err(reason.message));
-                continue;
-            }
-        };
-        set(&mut scores, i, score.ok_or_else(|| "triage said nothing".to_owned()));
-    }
-    Ok(scores)
-}
-
-fn set<T>(scores: &mut [T], at: usize, value: T) {
-    if let Some(slot) = scores.get_mut(at) {
-        *slot = value;
-    }
-}
-
 /// Writes `metrics.json` and `report.html`, and shows the figures.
 fn finish<F: Serialize>(
     args: &cli::Eval,
@@ -292,15 +160,18 @@ fn finish<F: Serialize>(
     let heading = Heading {
         title: format!("{} {}", metrics.model.name, metrics.model.version),
         lines: vec![
-            format!("model {}", metrics.model.sha256),
+            format!("Model SHA-256 {}", metrics.model.sha256),
             format!(
                 "{} images of {}, labels {}",
                 metrics.images,
                 args.images.display(),
                 args.labels.display()
             ),
-            format!("{} images could not be read and count in no figure", metrics.failed.len()),
-            Utc::now().to_rfc3339(),
+            match metrics.failed.len() {
+                0 => "Every image could be read.".to_owned(),
+                failed => format!("{failed} images could not be read and count in no figure."),
+            },
+            format!("{} UTC", Utc::now().format("%Y-%m-%d %H:%M")),
         ],
     };
     write(
@@ -325,24 +196,19 @@ fn finish<F: Serialize>(
     for failure in metrics.failed.iter().take(FAILURES_TOLD) {
         output::note(format_args!("not read: {}: {}", failure.file, failure.reason));
     }
+    if metrics.failed.len() > FAILURES_TOLD {
+        let more = metrics.failed.len() - FAILURES_TOLD;
+        output::note(format_args!("not read: {more} more, see metrics.json"));
+    }
     output::line(format_args!(
-        "{} images, {} not read; figures and curves in {}",
+        "{} images, {} not read; figures in {}, curves and pictures in {}",
         metrics.images,
         metrics.failed.len(),
-        args.out.display()
+        args.out.join("metrics.json").display(),
+        args.out.join("report.html").display()
     ))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
-}
-
-fn bar(total: usize) -> ProgressBar {
-    let bar = ProgressBar::new(total as u64);
-    if let Ok(style) =
-        indicatif::ProgressStyle::with_template("{bar:32} {pos}/{len} images {per_sec} {eta}")
-    {
-        bar.set_style(style);
-    }
-    bar
 }

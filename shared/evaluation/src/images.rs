@@ -59,7 +59,19 @@ enum Place {
     Archive {
         file: File,
         entries: HashMap<String, (u64, u64)>,
+        /// The one folder that every entry is in, with its slash; empty where there is none.
+        top: String,
     },
+}
+
+/// Where the archive has an image of that name: as it is, or in the one folder that was archived.
+fn place<'a>(
+    entries: &'a HashMap<String, (u64, u64)>,
+    top: &str,
+    file: &str,
+) -> Option<&'a (u64, u64)> {
+    let file = file.trim_start_matches("./");
+    entries.get(file).or_else(|| entries.get(&format!("{top}{file}")))
 }
 
 impl Images {
@@ -75,9 +87,24 @@ impl Images {
         } else {
             let file = File::open(path).map_err(failed)?;
             let entries = entries(&file).map_err(failed)?;
-            Place::Archive { file, entries }
+            let top = top(entries.keys().map(String::as_str));
+            Place::Archive { file, entries, top }
         };
         Ok(Self { path: path.to_owned(), limit, place })
+    }
+
+    /// Whether `file` is there.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not.
+    pub fn look(&self, file: &str) -> Result<(), ImagesError> {
+        let there = match &self.place {
+            Place::Folder => self.path.join(file).is_file(),
+            Place::Archive { entries, top, .. } => place(entries, top, file).is_some(),
+        };
+        let missing = || ImagesError::Missing { file: file.to_owned(), path: self.path.clone() };
+        there.then_some(()).ok_or_else(missing)
     }
 
     /// The bytes of `file`.
@@ -106,8 +133,8 @@ impl Images {
                 let size = within(found.metadata().map_err(unreadable)?.len())?;
                 found.take(size).read_to_end(&mut bytes).map_err(unreadable)?;
             }
-            Place::Archive { file: archive, entries } => {
-                let &(start, size) = entries.get(file).ok_or_else(missing)?;
+            Place::Archive { file: archive, entries, top } => {
+                let &(start, size) = place(entries, top, file).ok_or_else(missing)?;
                 within(size)?;
                 archive.seek(SeekFrom::Start(start)).map_err(unreadable)?;
                 archive.take(size).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -128,6 +155,13 @@ fn entries(file: &File) -> std::io::Result<HashMap<String, (u64, u64)>> {
         }
     }
     Ok(entries)
+}
+
+/// The folder that all of `names` are in, with its slash; empty where they are not in one.
+fn top<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    let first = names.next().and_then(|name| name.split_once('/')).map(|(folder, _)| folder);
+    let Some(folder) = first.map(|folder| format!("{folder}/")) else { return String::new() };
+    if names.all(|name| name.starts_with(&folder)) { folder } else { String::new() }
 }
 
 #[cfg(test)]
@@ -154,8 +188,35 @@ mod tests {
             let mut images = Images::open(place, 8).unwrap();
             assert_eq!(images.read("a.png").unwrap(), b"first");
             assert!(matches!(images.read("b.png"), Err(ImagesError::TooLarge { bytes: 10, .. })));
+            assert!(images.look("a.png").is_ok() && images.look("c.png").is_err());
             let message = images.read("c.png").unwrap_err().to_string();
             assert!(message.contains("\"c.png\" is not in"), "{message}");
+        }
+    }
+
+    /// `tar cf films.tar films/` as well as one with folders that the table names.
+    #[test]
+    fn folders_in_an_archive_are_those_of_the_table_or_the_one_that_was_archived() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images.tar");
+        for (names, read, missing) in [
+            (["films/a.png", "films/x/b.png"], ["a.png", "x/b.png"], "b.png"),
+            (["films/a.png", "films/x/b.png"], ["films/a.png", "./films/x/b.png"], "x/a.png"),
+            (["one/a.png", "two/a.png"], ["one/a.png", "two/a.png"], "a.png"),
+        ] {
+            let mut builder = tar::Builder::new(File::create(&path).unwrap());
+            for name in names {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(name.len() as u64);
+                builder.append_data(&mut header, name, name.as_bytes()).unwrap();
+            }
+            builder.finish().unwrap();
+            let mut images = Images::open(&path, 99).unwrap();
+            for (name, read) in names.iter().zip(read) {
+                images.look(read).unwrap();
+                assert_eq!(images.read(read).unwrap(), name.as_bytes());
+            }
+            assert!(images.look(missing).is_err() && images.read(missing).is_err(), "{missing}");
         }
     }
 

@@ -3,8 +3,10 @@
 //! Stands beside the pipeline: the binary puts the very code that the services run between [`Images`] and
 //! [`stats`]. Deliberately absent: models, decoding, and any figure without the number of images behind it.
 
+pub mod concepts;
 mod images;
 pub mod measure;
+pub mod ratio;
 pub mod report;
 pub mod stats;
 mod table;

@@ -28,7 +28,7 @@ pub struct KnownLabel {
 pub enum MeasureError {
     /// The table judges nothing that the model knows.
     #[error(
-        "the table of labels names {found}, and the model looks for none of them; it knows {known}"
+        "the table of labels names {found}, and the model looks for none of them; it knows {known}: name its findings so, or measure another model"
     )]
     NothingInCommon {
         /// Names in the table.
@@ -38,7 +38,7 @@ pub enum MeasureError {
     },
     /// The table says something else than what is measured here.
     #[error(
-        "a classifier is measured by a column `findings` or `label`, and the table has `scope`"
+        "a classifier is measured by a column `findings` or `label`, and the table has neither; triage is measured by `scope` (--triage), a model of heart and lungs by `ctr`"
     )]
     NoFindings,
 }
@@ -76,7 +76,7 @@ pub struct ClassifierFigures {
     /// Every label that the table judges.
     pub labels: BTreeMap<String, LabelFigures>,
     /// Mean AUROC within groups of patients: `sex`, `age`, `view`, then the group.
-    pub groups: BTreeMap<String, BTreeMap<String, Option<Figure>>>,
+    pub groups: Groups,
     /// Names in the table that the model does not know.
     pub unknown_names: Vec<String>,
 }
@@ -156,7 +156,10 @@ pub fn label_scores(
     }
     if !judged.contains(&true) {
         return Err(MeasureError::NothingInCommon {
-            found: unknown.into_iter().take(20).collect::<Vec<_>>().join(", "),
+            found: match unknown.is_empty() {
+                true => "no finding in any row".to_owned(),
+                false => unknown.into_iter().take(20).collect::<Vec<_>>().join(", "),
+            },
             known: known.iter().map(|label| label.name.as_str()).collect::<Vec<_>>().join(", "),
         });
     }
@@ -225,13 +228,31 @@ fn figures(scored: &[Scored], threshold: Option<f64>) -> LabelFigures {
     }
 }
 
+/// A figure by `sex`, `age` or `view`, then by group.
+pub type Groups = BTreeMap<String, BTreeMap<String, Option<Figure>>>;
+
 /// A row's group, where the table names one.
 type GroupOf<'a> = &'a dyn Fn(&Row) -> Option<String>;
 
-fn groups(
+pub(crate) fn groups(rows: &[Row], labels: &[&LabelScores]) -> Groups {
+    by_group(rows, |inside| {
+        let scored: Vec<Vec<Scored>> = labels
+            .iter()
+            .map(|label| {
+                let pairs = label.rows.iter().zip(&label.scored);
+                pairs.filter(|(row, _)| inside(**row)).map(|(_, one)| *one).collect()
+            })
+            .collect();
+        stats::mean_auroc(&scored)
+    })
+}
+
+/// A figure within each group of patients: `sex`, `age` and `view`, then the group. `figure` is asked with which rows
+/// are inside.
+pub(crate) fn by_group(
     rows: &[Row],
-    labels: &[&LabelScores],
-) -> BTreeMap<String, BTreeMap<String, Option<Figure>>> {
+    figure: impl Fn(&dyn Fn(usize) -> bool) -> Option<Figure>,
+) -> Groups {
     let band = |age: f64| match age {
         age if age < 18.0 => "0-17",
         age if age < 40.0 => "18-39",
@@ -251,18 +272,8 @@ fn groups(
         if names.is_empty() || names.len() > 12 {
             continue;
         }
-        let within = |name: &String| {
-            let scored: Vec<Vec<Scored>> = labels
-                .iter()
-                .map(|label| {
-                    let inside =
-                        |row: &usize| rows.get(*row).and_then(group_of).as_ref() == Some(name);
-                    let pairs = label.rows.iter().zip(&label.scored);
-                    pairs.filter(|(row, _)| inside(row)).map(|(_, one)| *one).collect()
-                })
-                .collect();
-            stats::mean_auroc(&scored)
-        };
+        let within =
+            |name: &String| figure(&|row| rows.get(row).and_then(group_of).as_ref() == Some(name));
         let figures = names.iter().map(|name| (name.clone(), within(name))).collect();
         groups.insert(kind.to_owned(), figures);
     }

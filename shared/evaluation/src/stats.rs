@@ -60,6 +60,11 @@ pub fn calibration_error(scored: &[Scored]) -> Option<Figure> {
     bootstrapped(scored, weighted_calibration_error)
 }
 
+/// The mean of the scores, whatever their truth. `None` without images.
+pub fn mean(scored: &[Scored]) -> Option<Figure> {
+    bootstrapped(scored, weighted_mean)
+}
+
 /// Wilson's interval for `hits` of `n`. `None` where `n` is 0.
 pub fn share(hits: usize, n: usize) -> Option<Figure> {
     if n == 0 {
@@ -161,6 +166,12 @@ fn weighted_auroc(sorted: &[Scored], weights: &[f64]) -> Option<f64> {
         negatives += tie.negative;
     }
     (above > 0.0 && negatives > 0.0).then(|| area / (above * negatives))
+}
+
+fn weighted_mean(sorted: &[Scored], weights: &[f64]) -> Option<f64> {
+    let total: f64 = weights.iter().sum();
+    let sum: f64 = sorted.iter().zip(weights).map(|(one, weight)| one.score * weight).sum();
+    (total > 0.0).then(|| sum / total)
 }
 
 fn weighted_average_precision(sorted: &[Scored], weights: &[f64]) -> Option<f64> {
@@ -303,6 +314,17 @@ mod tests {
         assert!(calibration_error(&right).unwrap().value < 1e-12);
         let sure_and_wrong = scored(&[(1.0, false), (0.0, true)]);
         assert!((calibration_error(&sure_and_wrong).unwrap().value - 1.0).abs() < 1e-12);
+    }
+
+    /// Of a mean of 100 values the bootstrap's interval is about 1.96 standard errors to each side.
+    #[test]
+    fn the_interval_of_a_mean_is_that_of_its_standard_error() {
+        let pairs: Vec<_> = (0..100).map(|i| (f64::from(i), false)).collect();
+        let figure = mean(&scored(&pairs)).unwrap();
+        assert!((figure.value - 49.5).abs() < 1e-9 && figure.n == 100);
+        let half = (figure.high - figure.low) / 2.0;
+        assert!((half - 1.96 * 2.887).abs() < 0.8, "{figure:?}");
+        assert_eq!(mean(&[]), None);
     }
 
     /// Wilson's own interval for 0 of 10 is 0 to 0.2775.

@@ -102,7 +102,7 @@ fn answers(probe: &Probe, models: &Registry, file: &Path) -> Result<Map<String, 
             let model = models.segmenters().pop().ok_or("no areas")?;
             let areas = model.segment(&picture)?;
             let shares = model.labels().iter().zip(&areas).map(|(label, mask)| {
-                let inside = mask.pixels().filter(|p| p.0.iter().all(|p| *p >= 0.5)).count();
+                let inside = mask.pixels().filter(|p| p.0.iter().all(|p| *p > 0.0)).count();
                 json!({ "label": label.name, "share": inside as f64 / mask.len().max(1) as f64 })
             });
             line.insert("areas".to_owned(), shares.collect());

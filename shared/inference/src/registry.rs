@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Classifier, FolderError, GraphError, InferenceError, Kind, Manifest, ManifestError, Segmentation,
-    TextEncoder, TextError, VisionLanguage,
+    Classifier, FolderError, GraphError, InferenceError, Kind, Manifest, ManifestError,
+    Segmentation, TextEncoder, TextError, VisionLanguage,
     classifier::MultiLabel,
     folder::{self, Embeddings},
     generalist::DualEncoder,
