@@ -2,8 +2,9 @@
 
 - Pointing: the map's hottest cell lies in the box (beside chance: the box's share of the picture). No box was
   trained on; films of training patients are counted apart from unseen ones.
-- Deletion: painting over the hottest fifth of the picture must lower the finding's logit more than painting over a
-  random fifth does (test films that have the finding, blurred patches instead of boxes to stay inside the data).
+- Deletion: putting what an average normal film shows there in place of the hottest fifth of the picture must lower the
+  finding's logit more than doing so elsewhere (test films that have the finding). Blurring instead would draw haze into
+  a lung, which is what many findings look like.
 
 Example: check_maps.py --data DIR --work /tmp/duet-train --models models
 """
@@ -52,19 +53,22 @@ def pointing(model, labels, films, pixels, boxes):
 def deletion(model, labels, films, pixels, count=150, area=0.2):
     random = np.random.default_rng(7)
     falls = {"hottest": [], "random": []}
+    healthy = rows_where(films, lambda f: f.part == "val" and f.dataset == "nih-adult" and f.abnormal == 0)[:300]
+    usual = pixels[healthy].astype(np.float32).mean(0)
+    usual = (usual - usual.mean()) / usual.std()
     candidates = rows_where(films, lambda f: f.part == "test" and f.dataset == "nih-adult" and any(f.findings.get(n) == 1 for n in labels))
     for i in random.permutation(candidates)[:count]:
         column = next(k for k, name in enumerate(labels) if films[i].findings.get(name) == 1)
         picture = pixels[i]
         out = model.run(picture[None])
         cam = map_of(out["cam"][0][column], len(picture))
-        blurred = gaussian_filter(picture.astype(np.float32), 10)
+        normal = (usual * picture.std() + picture.mean()).clip(0, 255)
         hottest = cam >= np.quantile(cam, 1 - area)
         # The same shape elsewhere: rolled by a random shift.
         shift = random.integers(0, len(picture), 2)
         for name, region in {"hottest": hottest, "random": np.roll(hottest, shift, (0, 1))}.items():
             soft = gaussian_filter(region.astype(np.float32), 2)
-            painted = (picture * (1 - soft) + blurred * soft).round().astype(np.uint8)
+            painted = (picture * (1 - soft) + normal * soft).round().astype(np.uint8)
             falls[name].append(float(out["logits"][0][column] - model.run(painted[None], ["logits"])["logits"][0][column]))
     better = np.array(falls["hottest"]) > np.array(falls["random"])
     return {
@@ -85,7 +89,7 @@ def write_card(folder, figures):
         lines.append(f"| {words} | {hit['value']:.2f} ({hit['low']:.2f} to {hit['high']:.2f}) | {found['chance']:.2f} | {hit['n']} |")
     fall = figures["deletion"]
     more = fall["hottest_falls_more"]
-    lines += ["", f"Blurring the hottest fifth of {fall['films']} test films changes the finding's logit by "
+    lines += ["", f"Putting the average normal film in place of the hottest fifth of {fall['films']} test films changes the finding's logit by "
               f"{-fall['mean_logit_fall']['hottest']:+.2f} on average, a fifth elsewhere by {-fall['mean_logit_fall']['random']:+.2f}; "
               f"the hottest region counts for more in {more['value']:.0%} ({more['low']:.0%} to {more['high']:.0%})."]
     card.write_text(before + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + rest.split(end)[1])

@@ -240,11 +240,12 @@ def point_figures(truth, flagged):
     }
 
 
-def calibrate(folder, plan, films, pixels):
-    """Platt scaling and operating points from validation patients."""
+def calibrate(folder, plan, films, pixels, logits=None):
+    """Platt scaling and operating points from validation patients (whose logits may be known already)."""
     rows = rows_for(films, plan["sets"], "val")
     seen = [films[i] for i in rows]
-    logits = Model(Path(folder) / "model.onnx").run(pixels[rows], ["logits"])["logits"]
+    if logits is None:
+        logits = Model(Path(folder) / "model.onnx").run(pixels[rows], ["logits"])["logits"]
     chosen = {"n": len(rows), "films": seen, "labels": {}}
     for column, label in enumerate(plan["labels"]):
         truth = truth_of(seen, label)
@@ -254,6 +255,7 @@ def calibrate(folder, plan, films, pixels):
         threshold = operating_threshold(truth[judged], probability)
         chosen["labels"][label] = {
             "scale": scale, "bias": bias, "threshold": threshold,
+            "ece": round(calibration_error(truth[judged], probability), 4),
             **point_figures(truth[judged], probability >= threshold),
         }
     return chosen

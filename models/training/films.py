@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import reports
 from splits import part_of
 
 SETS = [
@@ -90,9 +91,12 @@ def sentences_of(*texts):
     return found
 
 
-def mesh_findings(terms):
-    """Findings of one openi film; a term that only suggests a finding leaves it unjudged."""
-    judged = {}
+def mesh_findings(terms, *texts):
+    """Findings of one openi film by its terms; a term that only suggests a finding leaves it unjudged.
+
+    The report's own words then decide what the terms leave open, and leave open what they contradict.
+    """
+    judged, said = {}, reports.read(*texts)
     for label in NIH:
         if any(re.search(MESH[label], term) for term in terms):
             judged[label] = 1.0
@@ -100,6 +104,12 @@ def mesh_findings(terms):
             judged[label] = math.nan
         else:
             judged[label] = 0.0
+        word = said.get(label)
+        if word in (0.0, 1.0):
+            agrees = math.isnan(judged[label]) or judged[label] == word
+            judged[label] = word if agrees else math.nan
+        elif word == 0.5 and judged[label] == 0.0:
+            judged[label] = math.nan
     return judged
 
 
@@ -123,7 +133,7 @@ def film_of(dataset, row):
         if terms != ["No Indexing"]:
             film.abnormal = float(terms != ["normal"])
             if not lateral:
-                film.findings = mesh_findings(terms)
+                film.findings = mesh_findings(terms, row["findings_text"], row["impression"])
     elif dataset == "tb-covid-adult":
         film.kind = "chest-radiograph-frontal"
         film.label = row["label"]

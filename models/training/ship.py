@@ -12,13 +12,15 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
+import torch
 
 import cache
 import evaluate
 import export
 import films as tables
 import manifest
+import train_findings
+from findings_net import Joint
 
 SPECIALISTS = {
     "cxr-findings": {
@@ -41,9 +43,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="several of train_findings.py make one graph")
     parser.add_argument("--model", required=True, choices=["generalist", *SPECIALISTS])
     parser.add_argument("--out", type=Path, required=True, help="the repository's models folder")
+    parser.add_argument("--joint", type=Path, help="cxr-findings as the joint training ships it, as one more network of the graph")
+    parser.add_argument("--anatomy", type=Path, help="folder of the segmentation model whose heart share cardiomegaly is blended with")
     parser.add_argument("--version", default="1.0.0")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--output-stride", type=int, choices=[16, 32], help="16: the same weights on maps of 8 x 8 cells")
@@ -51,7 +55,7 @@ def main():
 
     folder = arguments.out / arguments.model
     folder.mkdir(parents=True, exist_ok=True)
-    model, state = export.restore(arguments.checkpoint, arguments.output_stride)
+    state = torch.load(arguments.checkpoint[0], weights_only=False)
     films = tables.load(arguments.data)
     pixels = cache.load(arguments.data, arguments.work / "cache", arguments.size)
     common = {
@@ -59,6 +63,7 @@ def main():
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(), "leave_out": state["leave_out"],
     }
     if arguments.model == "generalist":
+        model, _ = export.restore(arguments.checkpoint[0], arguments.output_stride)
         common["sha256"] = export.embedding(model, folder / "model.onnx", arguments.size)
         text = manifest.write_prompts(folder / "prompts.json", state["questions"])
         decision = evaluate.decide(folder, text, films, pixels)
@@ -68,9 +73,23 @@ def main():
         plan = SPECIALISTS[arguments.model]
         normal = evaluate.rows_where(
             films, lambda f: f.part == "val" and f.dataset in plan["sets"] and f.kind in plan["kind"] and f.abnormal == 0
-        )[:400]
-        common["sha256"] = export.findings(model, plan["labels"], folder / "model.onnx", arguments.size, pixels[normal])
-        chosen = evaluate.calibrate(folder, plan, films, pixels)
+        )[:200]
+        path, logits = folder / "model.onnx", None
+        if "variant" in state:
+            members = [train_findings.restore(checkpoint)[0] for checkpoint in arguments.checkpoint]
+            if arguments.joint:
+                labels = [tables.LOGITS.index(label) for label in tables.NIH]
+                members.append(Joint(arguments.joint, len(tables.LOGITS), labels, arguments.size).eval())
+            rows = evaluate.rows_for(films, plan["sets"], "val")
+            truth = {label: evaluate.truth_of([films[i] for i in rows], label) for label in plan["labels"]}
+            common["sha256"], logits = export.graph(
+                members, plan["labels"], path, arguments.size, pixels[normal], arguments.anatomy, pixels[rows], truth
+            )
+        else:
+            model, _ = export.restore(arguments.checkpoint[0], arguments.output_stride)
+            common["sha256"] = export.findings(model, plan["labels"], path, arguments.size, pixels[normal])
+        chosen = evaluate.calibrate(folder, plan, films, pixels, logits)
+        print("ECE on validation patients: " + ", ".join(f"{k} {v['ece']}" for k, v in chosen["labels"].items()))
         common["calibration"] = calibration_digest(chosen.pop("films"))
         manifest.write_specialist(folder, arguments.model, common, plan, chosen)
     metrics = evaluate.evaluate(folder, films, pixels)

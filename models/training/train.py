@@ -14,7 +14,9 @@ Example: train.py --data DIR --work /tmp/duet-train --name joint --minutes 60 --
 
 import argparse
 import copy
+import math
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ DRAW = {
     "nih-adult": 1.0, "nih-64px": 1.0, "openi": 1.0, "tb-covid-adult": 0.45, "kermany-paediatric": 0.5, "jsrt": 1.0,
     "modality-64px": 0.45, "photos": 1.0,
 }
+# When a shipped generalist goes on learning, what it knows well already is only kept fresh.
+DRAW_ON = DRAW | {"tb-covid-adult": 0.15, "kermany-paediatric": 0.2, "modality-64px": 0.25, "photos": 0.5}
 DEFECT_NAMES = {
     "rotated-90": "a chest X-ray rotated by 90 degrees, lying on its side", "rotated-180": "a chest X-ray upside down",
     "inverted": "a chest X-ray with inverted grey scale", "blurred": "a blurred chest X-ray",
@@ -96,6 +100,33 @@ class Captions:
         return wanted
 
 
+class Reports:
+    """Whole reports (the mean of their sentences) of the training studies: which one belongs to a film."""
+
+    def __init__(self, films, captions):
+        mean, self.row = {}, {}
+        for i, film in enumerate(films):
+            if captions.spoken[i]:
+                vector = captions.vectors[captions.spoken[i]].mean(0)
+                mean.setdefault(film.patient, vector / vector.norm())
+                self.row[i] = list(mean).index(film.patient)
+        self.vectors = torch.stack(list(mean.values())) if mean else torch.zeros(0, 384)
+        self.middle = None
+
+    def loss(self, rows, embedding, clean):
+        """Softmax over all reports for the clean films of the batch that have one; equal reports share the target."""
+        chosen = [k for k, row in enumerate(rows.tolist()) if row in self.row and clean[k]]
+        if len(chosen) < 2:
+            return embedding.sum() * 0
+        mine = embedding[chosen]
+        now = mine.detach().mean(0)
+        self.middle = now if self.middle is None else self.middle * 0.95 + now * 0.05
+        own = self.vectors[[self.row[int(rows[k])] for k in chosen]]
+        wanted = ((own @ self.vectors.T - 1) / 0.05).softmax(1)
+        scores = 25 * (mine - self.middle) @ self.vectors.T
+        return -(wanted * scores.log_softmax(1)).sum(1).mean()
+
+
 class Questions(torch.nn.Module):
     """Answers as fixed text vectors; what is learnt is one scale a question and one bias an answer."""
 
@@ -118,7 +149,8 @@ class Questions(torch.nn.Module):
 class Batches:
     """Draws epochs, spoils some films, replaces a few by phantoms, and knows every target."""
 
-    def __init__(self, films, pixels, seed, defect_share, phantom_share, adults_only=False):
+    def __init__(self, films, pixels, seed, defect_share, phantom_share, adults_only=False, draw=None):
+        self.draw = draw or DRAW
         self.films, self.pixels = films, pixels
         self.generator = torch.Generator().manual_seed(seed)
         self.random = np.random.default_rng(seed)
@@ -133,10 +165,10 @@ class Batches:
             judged = any(film.findings.get(label) in (0.0, 1.0) for label in tables.NIH)
             if film.part == "train" and (judged or not adults_only):
                 self.by_set.setdefault(film.dataset, []).append(row)
-        self.per_epoch = sum(int(len(rows) * DRAW[name]) for name, rows in self.by_set.items())
+        self.per_epoch = sum(int(len(rows) * self.draw[name]) for name, rows in self.by_set.items())
 
     def epoch(self, batch):
-        rows = [self.random.permutation(rows)[: int(len(rows) * DRAW[name])] for name, rows in self.by_set.items()]
+        rows = [self.random.permutation(rows)[: int(len(rows) * self.draw[name])] for name, rows in self.by_set.items()]
         rows = self.random.permutation(np.concatenate(rows))
         for start in range(0, len(rows) - batch + 1, batch):
             yield rows[start: start + batch]
@@ -169,7 +201,29 @@ class Batches:
         findings = self.findings[at].clone()
         findings[silent] = torch.nan
         questions = {"kind": kind, "fitness": fitness, "abnormal": abnormal, "urgency": urgency}
-        return images, findings, questions, defects, drawn
+        return images, findings, questions, defects, drawn, silent
+
+
+class Soft:
+    """A teacher's probabilities of the films that it read, blended with the labels that a film has."""
+
+    def __init__(self, films, path, share=0.6):
+        self.share = share
+        self.known = None
+        if path:
+            stored = np.load(path)
+            found = dict(zip(stored["files"].tolist(), stored["logits"]))
+            nothing = np.full(len(tables.LOGITS), np.nan, np.float32)
+            self.known = torch.tensor(np.stack([found.get(f"{f.dataset}/{f.file}", nothing) for f in films])).sigmoid()
+
+    def blend(self, rows, findings, silent):
+        """Targets of findings: the label, the teacher's word where there is none, else both."""
+        if self.known is None:
+            return findings
+        taught = self.known[rows].clone()
+        taught[silent] = torch.nan
+        both = self.share * taught + (1 - self.share) * findings
+        return torch.where(findings.isnan(), taught, torch.where(taught.isnan(), findings, both))
 
 
 def masked_bce(logits, targets):
@@ -199,6 +253,10 @@ def main():
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--leave-out", nargs="*", default=[], choices=tables.SETS, help="sets never read")
     parser.add_argument("--init", type=Path, help="checkpoint to start from, instead of ImageNet weights")
+    parser.add_argument("--shipped", type=Path, help="shipped generalist's folder to go on from")
+    parser.add_argument("--soft", type=Path, help="npz of a teacher's logits by file (teach.py)")
+    parser.add_argument("--reports", type=float, default=0.5, help="weight of the contrast of whole reports")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--focus", choices=["all", "findings"], default="all", help="all losses, or adult findings alone")
     parser.add_argument("--output-stride", type=int, default=32, choices=[16, 32])
     parser.add_argument("--small", type=int, default=96, help="image size of the first phase")
@@ -212,14 +270,15 @@ def main():
     parser.add_argument("--phantoms", type=float, default=0.025)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
 
     films = tables.load(arguments.data, arguments.leave_out)
     pixels = cache.load(arguments.data, arguments.work / "cache", 144, arguments.leave_out)
     captions = Captions(films, arguments.work)
     batches = Batches(
-        films, pixels, arguments.seed, arguments.defects, arguments.phantoms, arguments.focus == "findings"
+        films, pixels, arguments.seed, arguments.defects, arguments.phantoms, arguments.focus == "findings",
+        DRAW_ON if arguments.shipped else DRAW,
     )
     questions = Questions()
     model = Duet(len(tables.LOGITS), output_stride=arguments.output_stride)
@@ -227,8 +286,17 @@ def main():
         state = torch.load(arguments.init, weights_only=True)
         model.load_state_dict(state["model"])
         questions.load_state_dict(state["questions"])
+    elif arguments.shipped:
+        model.load_shipped(arguments.shipped)
+        learnt = tomllib.loads((arguments.shipped / "model.toml").read_text())["questions"]
+        with torch.no_grad():
+            for question in learnt:
+                questions.log_scale[question["id"]].fill_(math.log(question["scale"]))
+                questions.bias[question["id"]].copy_(torch.tensor([a["bias"] for a in question["answers"]]))
     else:
         model.trunk.load_imagenet()
+    reports = Reports(films, captions)
+    soft = Soft(films, arguments.soft)
     model = model.to(memory_format=torch.channels_last)
     both = torch.nn.ModuleDict({"model": model, "questions": questions})
     mean = copy.deepcopy(both)
@@ -258,13 +326,24 @@ def main():
                 warm = min(1.0, (done + 1e-4) / 0.03)
                 group["lr"] = group["top"] * warm * 0.5 * (1 + np.cos(np.pi * done))
             size = arguments.small if done < arguments.small_share else arguments.size
-            images, findings, asked, defects, drawn = batches.make(rows, size)
+            images, findings, asked, defects, drawn, silent = batches.make(rows, size)
+            findings = soft.blend(rows, findings, silent)
             embedding, logits = model(images.to(memory_format=torch.channels_last))
             losses = [masked_bce(logits, findings)]
             if arguments.focus != "findings":
                 scores = questions.caption_scale.exp() * embedding @ captions.vectors.T + captions.log_share
                 wanted = captions.targets(rows.tolist(), defects, drawn)
                 losses.append(-(wanted * scores.log_softmax(1)).sum(1).mean())
+                if arguments.reports:
+                    losses[1] = losses[1] + arguments.reports * reports.loss(rows, embedding, defects == 0)
+                # Normal or abnormal of frontal films: the findings' target, which a teacher may have softened.
+                wanted = findings[:, tables.LOGITS.index("Abnormal")]
+                told = questions.logits(embedding, "abnormal")
+                judged = ~wanted.isnan() & (soft.known is not None)
+                asked["abnormal"] = torch.where(judged, torch.full_like(asked["abnormal"], -1), asked["abnormal"])
+                if judged.any():
+                    part = F.binary_cross_entropy_with_logits((told[:, 1] - told[:, 0])[judged], wanted[judged])
+                    losses[0] = losses[0] + 1.5 * part
                 for name, weight in [("kind", 1), ("fitness", 1), ("abnormal", 1.5), ("urgency", 0.5)]:
                     answer = questions.logits(embedding, name)
                     if (asked[name] >= 0).any():
@@ -296,7 +375,7 @@ def save(arguments, mean, films, done):
     state = {
         "model": mean["model"].state_dict(), "questions": mean["questions"].state_dict(), "done": done,
         "output_stride": arguments.output_stride, "seed": arguments.seed, "leave_out": arguments.leave_out,
-        "labels": tables.LOGITS,
+        "labels": tables.LOGITS, "folded": not any(isinstance(m, torch.nn.BatchNorm2d) for m in mean["model"].modules()),
     }
     path = arguments.work / f"{arguments.name}.pt"
     torch.save(state, path.with_suffix(".part"))
