@@ -270,9 +270,11 @@ class FindingsGraph(nn.Module):
         logits, maps, planes = self.raw(image)
         beyond = maps - self.usual
         if planes is not None:
-            # Evidence counts where there is lung (for a hernia, lung or heart); an enlarged heart is the heart itself.
+            # Evidence counts where there is lung (for a hernia, lung or heart) and beyond the average there; an enlarged
+            # heart is the heart itself.
             heart, lungs, chest = planes
-            beyond = beyond - beyond.amin((2, 3), keepdim=True)
-            beyond = beyond * (lungs * self.in_lungs + chest * self.in_chest) + 4 * heart * self.in_heart
+            place = lungs * self.in_lungs + chest * self.in_chest
+            middle = (beyond * place).sum((2, 3), keepdim=True) / (place.sum((2, 3), keepdim=True) + 0.01)
+            beyond = F.relu(beyond - middle) * place + 4 * heart * self.in_heart
         level = (logits - self.common)[:, :, None, None]
         return logits, beyond - beyond.mean((2, 3), keepdim=True) + level

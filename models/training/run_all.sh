@@ -43,14 +43,16 @@ findings=("$python" train_findings.py "${sets[@]}" --freeze 5 --batch 32)
 "${findings[@]}" --name away --leave-out openi --minutes 20 --rate 1e-3 --thaw-share 0.25 --small 112 --size 128 --small-share 0.4 --seed "$((seed + 4))"
 "${findings[@]}" --name away2 --init "$work/away.pt" --minutes 12 --rate 6e-4 --small 128 --size 128 --seed "$((seed + 14))"
 
-# Both together teach: the generalist what is abnormal, and a student of one network every finding on every film.
+# Both together teach, for comparison: the generalist what is abnormal, and a student every finding on every film.
 "$python" teach.py "${sets[@]}" --members plain away2 --out "$work/soft.npz"
 "${findings[@]}" --name taught --init "$work/plain.pt" --soft "$work/soft.npz" --minutes 20 --rate 2e-4 --small 128 --size 160 --small-share 0.5 --seed "$((seed + 20))"
 "$python" train.py "${sets[@]}" --name gen --shipped "$work/joint/generalist" --soft "$work/soft.npz" --minutes 20 --small 128 --small-share 0 \
   --freeze 6 --thaw-share 0 --rate 2e-4 --defects 0.12 --phantoms 0.02 --seed "$((seed + 2))"
 
-"$python" ship.py "${sets[@]}" --checkpoint "$work/gen.pt" --model generalist --out "$out" --version "$version"
-"$python" ship.py "${sets[@]}" --checkpoint "$work/plain.pt" "$work/away2.pt" --model cxr-findings --anatomy "$out/cxr-anatomy" --size 160 --out "$out" --version "$version"
+"$python" ship.py "${sets[@]}" --checkpoint "$work/joint.pt" --model generalist --out "$out" --version "$version"
+"$python" ship.py "${sets[@]}" --checkpoint "$work/gen.pt" --model generalist --out "$work/taught" --version "$version"
+"$python" ship.py "${sets[@]}" --checkpoint "$work/plain.pt" "$work/away2.pt" --joint "$work/joint/cxr-findings" --anatomy "$out/cxr-anatomy" \
+  --model cxr-findings --size 160 --out "$out" --version "$version"
 "$python" compare.py "${sets[@]}" --models "$out" --teacher plain away2 --student-plain plain --student taught --away away
 "$python" check_maps.py "${sets[@]}" --models "$out"
 "$python" evaluate_dicom.py --models "$out"
