@@ -112,7 +112,7 @@ def write_generalist(folder, common, learnt, decision):
 
 def write_specialist(folder, name, common, plan, chosen, metrics=None):
     """`metrics` (of test patients) fill the operating points' measured columns and the AUROCs."""
-    lines = head(name, "classifier", plan["title"], common, "train.py")
+    lines = head(name, "classifier", plan["title"], common, common.get("script", "train.py"))
     lines += ["[outputs]", 'logits = "logits"', 'cam = "cam"', "", "[accepts]", f"kind = {quote(plan['kind'])}"]
     lines += [f"{key} = {value}" for key, value in plan["age"].items()] + [""]
     lines += calibration(", ".join(plan["sets"]), common, chosen["n"])

@@ -61,6 +61,7 @@ def main():
     common = {
         "version": arguments.version, "size": arguments.size, "seed": state["seed"],
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(), "leave_out": state["leave_out"],
+        "script": "train_findings.py" if "variant" in state else "train.py",
     }
     if arguments.model == "generalist":
         model, _ = export.restore(arguments.checkpoint[0], arguments.output_stride)
