@@ -6,7 +6,7 @@ CARGO ?= cargo
 target = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-export chaos soak mutations build lint setup-demo setup-test
+.PHONY: help demo test test-export chaos soak large mutations build lint setup-demo setup-test
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,6 +33,10 @@ chaos: setup-test ## Break a deployment under load for half an hour; nothing may
 soak: setup-test ## Run a deployment at full load for 15 minutes; memory has to stay flat
 	@$(CARGO) build --package duet
 	@$(CARGO) run --quiet --package duet-tests --example soak -- $(ARGS)
+
+large: setup-test ## Let a queue of very large films through prepare; prints its peak memory
+	@$(CARGO) build --package duet
+	@$(CARGO) run --quiet --package duet-tests --example large -- $(ARGS)
 
 mutations: setup-test ## Put 20,000 damaged files through running services (ARGS: files to damage, --count, --prepare-only)
 	@.ci/samples

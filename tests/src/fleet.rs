@@ -27,6 +27,7 @@ pub struct Fleet {
     folder: PathBuf,
     config: PathBuf,
     binary: PathBuf,
+    variables: Vec<(&'static str, String)>,
 }
 
 struct Service {
@@ -69,7 +70,13 @@ impl Fleet {
             folder: folder.to_owned(),
             config: path,
             binary: binary()?,
+            variables: Vec::new(),
         })
+    }
+
+    /// Starts everything from now on with these variables as well.
+    pub fn set_variables(&mut self, variables: Vec<(&'static str, String)>) {
+        self.variables = variables;
     }
 
     /// Starts `service` and returns its number. It is not waited for.
@@ -102,6 +109,7 @@ impl Fleet {
                 command.env_remove(name);
             }
         }
+        command.envs(self.variables.iter().map(|(name, value)| (*name, value)));
         command
     }
 
@@ -164,6 +172,23 @@ impl Fleet {
             (200, body) => Ok(body),
             (status, body) => bail!("{} answers {path} with {status}: {body}", service.name),
         }
+    }
+
+    /// Sends `body` to one service at `path`: the answer's status and body.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody answers.
+    pub fn post(&self, number: usize, path: &str, body: &[u8]) -> Result<(u16, String)> {
+        let service = self.services.get(&number).context("there is no such service")?;
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, service.port))?;
+        write!(
+            stream,
+            "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/dicom\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )?;
+        stream.write_all(body)?;
+        answer(stream, Duration::from_secs(60))
     }
 
     /// The answer of one service at `path`, as it comes.
@@ -251,8 +276,12 @@ fn ask(port: u16, path: &str) -> Result<TcpStream> {
 
 /// GET over loopback: status and body.
 fn get(port: u16, path: &str) -> Result<(u16, String)> {
-    let mut stream = ask(port, path)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    answer(ask(port, path)?, Duration::from_secs(10))
+}
+
+/// Status and body of an answer whose pieces come within `limit` each.
+fn answer(mut stream: TcpStream, limit: Duration) -> Result<(u16, String)> {
+    stream.set_read_timeout(Some(limit))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;

@@ -11,9 +11,11 @@ mod fleet;
 mod guarded;
 mod kafka;
 pub mod mutations;
+mod s3;
 pub mod soak;
 
 pub use ends::Ends;
 pub use fleet::{Fleet, STAGES, binary};
 pub use guarded::Guarded;
 pub use kafka::Kafka;
+pub use s3::S3;

@@ -213,14 +213,15 @@ fn sample(fleet: &Fleet, tally: &mut Tally) {
     }
 }
 
-fn peak_kib(pid: u32) -> Option<u64> {
+/// The most memory that a process had so far.
+pub fn peak_kib(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// The decoding children of the fleet's services.
-fn decoders(fleet: &Fleet) -> Vec<u32> {
+pub fn decoders(fleet: &Fleet) -> Vec<u32> {
     let children = fleet.processes().flat_map(|(_, _, process)| {
         let threads = fs::read_dir(format!("/proc/{}/task", process.pid()));
         threads

@@ -31,12 +31,12 @@
 {{- $_ := set $sections "models" (dict "dir" (eq .Values.models.from "image" | ternary "/usr/share/duet/models" "/models")) -}}
 {{- $url := "file:///var/lib/duet/blobs" -}}
 {{- with .Values.blob }}{{ if eq .from "s3" }}{{ $url = printf "s3://%s/%s" .s3.bucket .s3.prefix | trimSuffix "/" }}{{ end }}{{ end -}}
-{{- $_ := set $sections "blob" (dict "url" $url) -}}
+{{- $_ := set $sections "blob" (dict "url" $url "timeout_ms" .Values.blob.timeoutMs) -}}
 {{- $_ := set $sections "prepare" (merge (dict "pseudonym_key_file" "/etc/duet/pseudonym/key") ($sections.prepare | default dict)) -}}
 {{- if ne $kafka.mode "embedded" -}}
 {{- $keys := dict "bootstrap" (include "duet.bootstrap" .) "topic_prefix" $kafka.topicPrefix "partitions" $kafka.partitions -}}
 {{- $keys = merge $keys (dict "replication_factor" $kafka.replicationFactor "max_message_bytes" $kafka.maxMessageBytes) -}}
-{{- $keys = merge $keys (dict "guarded_retention_hours" $kafka.guardedRetentionHours) -}}
+{{- $keys = merge $keys (dict "guarded_retention_hours" $kafka.guardedRetentionHours "buffer_bytes" $kafka.bufferBytes) -}}
 {{- $_ := set $sections "kafka" $keys -}}
 {{- end -}}
 # Made from the chart's values.

@@ -5,6 +5,7 @@
 
 mod env;
 mod file;
+mod fits;
 mod shape;
 mod show;
 
@@ -42,12 +43,21 @@ pub(crate) struct Settings {
 }
 
 /// Where pictures are kept.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Blob {
     /// `file:///folder`, `s3://bucket/prefix` or `memory:`; else a folder of the user's own state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<String>,
+    /// Milliseconds that one picture, or a part of a file, may take to be written or read.
+    pub(crate) timeout_ms: u64,
+}
+
+impl Default for Blob {
+    fn default() -> Self {
+        let timeout_ms = u64::try_from(duet_blob::TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        Self { url: None, timeout_ms }
+    }
 }
 
 /// What is written to standard error.
@@ -198,7 +208,7 @@ impl Config {
 
     fn check(&mut self) -> Result<(), ConfigError> {
         let settings = &self.settings;
-        let checks: [Result<(), String>; 7] = [
+        let checks: [Result<(), String>; 8] = [
             said(settings.kafka.validate()),
             said(settings.http.validate()),
             said(settings.runner.validate()),
@@ -206,6 +216,7 @@ impl Config {
             said(settings.prepare.validate()),
             said(settings.triage.validate()),
             said(settings.review.validate()),
+            fits::check(settings),
         ];
         let mut faults: Vec<Fault> = checks
             .into_iter()

@@ -3,7 +3,10 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use duet_blob::BlobStore;
 
 use crate::{Usage, config::Config};
 
@@ -33,6 +36,12 @@ pub(crate) fn blob_url(config: &Config) -> Result<String, Usage> {
         Some(url) => Ok(url.clone()),
         None => Ok(format!("file://{}", state()?.join("blobs").display())),
     }
+}
+
+/// The blob store.
+pub(crate) fn blobs(config: &Config) -> anyhow::Result<BlobStore> {
+    let timeout = Duration::from_millis(config.settings.blob.timeout_ms);
+    Ok(BlobStore::open(&blob_url(config)?)?.with_timeout(timeout))
 }
 
 /// The key of the pseudonyms.

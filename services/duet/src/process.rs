@@ -289,7 +289,7 @@ pub(crate) async fn run(name: &str, config: Config) -> Result<()> {
         broker.create_topics().await?;
         Arc::new(broker)
     };
-    let blobs = BlobStore::open(&places::blob_url(&config)?)?;
+    let blobs = places::blobs(&config)?;
     let process = Process::start(config, &chosen, listener, broker, blobs).await?;
     info!(service = name, address = %process.address, "listening");
     process.wait().await

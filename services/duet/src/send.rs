@@ -1,25 +1,27 @@
-//! `duet send`: files into `images`, as they are.
+//! `duet send`: files into `images`, as they are; what is too large for a record goes through the inbox of the blob store.
 
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
-use duet_case::CaseId;
-use duet_stage::{compute, image_record};
-use duet_transport::{Broker as _, KafkaBroker, Sink, TransportError};
-use futures::StreamExt as _;
+use duet_case::Reference;
+use duet_stage::{Intake, SendError, Sent, TakeError};
+use duet_transport::{Broker as _, KafkaBroker, TransportError};
+use futures::{Stream, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use walkdir::WalkDir;
 
-use crate::{cli, config::Config, output};
+use crate::{cli, config::Config, output, places};
 
 /// What `ce_source` calls this command.
 const NAME: &str = "send";
 /// Files read and sent at the same time, in bytes and in number at most.
 const AT_ONCE: usize = 8;
+/// Read from a file at a time.
+const PIECE: usize = 1 << 20;
 /// Failures that are told one by one.
 const FAILURES_TOLD: usize = 20;
 
@@ -27,23 +29,25 @@ pub(crate) async fn run(args: &cli::Send, config: &Config) -> Result<()> {
     let files = find(&args.files)?;
     let kafka = &config.settings.kafka;
     let sink = KafkaBroker::connect(kafka).await?.sink().await?;
+    let intake = Intake::new(sink, places::blobs(config)?.inbox(), NAME);
     let bar = bar(files.iter().map(|file| file.bytes).sum());
     let start = Instant::now();
     let total = files.len();
-    let limit = kafka.max_message_bytes as u64;
+    let limit = config.settings.prepare.limits.max_bytes;
     let mut sending = futures::stream::iter(files)
         .map(|file| {
-            let sink = &*sink;
-            async move { (send(sink, &file, limit).await, file) }
+            let intake = &intake;
+            async move { (send(intake, &file, limit).await, file) }
         })
         .buffer_unordered(AT_ONCE);
-    let (mut sent, mut bytes, mut failed) = (0_u64, 0, Vec::new());
+    let (mut sent, mut referred, mut bytes, mut failed) = (0_u64, 0_u64, 0, Vec::new());
     while let Some((result, file)) = sending.next().await {
         bar.inc(file.bytes);
         match result {
-            Ok(id) => {
+            Ok(Sent { id, bytes: size, by_reference }) => {
                 sent += 1;
-                bytes += file.bytes;
+                referred += u64::from(by_reference);
+                bytes += size;
                 bar.set_message(format!("{sent} of {total} files"));
                 if args.ids {
                     bar.suspend(|| output::line(format_args!("{id}  {}", file.path.display())))?;
@@ -65,6 +69,13 @@ pub(crate) async fn run(args: &cli::Send, config: &Config) -> Result<()> {
         output::bytes((bytes as f64 / seconds) as u64),
         kafka.name_of(duet_case::Topic::Images),
     ));
+    if referred > 0 {
+        output::note(format_args!(
+            "{referred} of them by reference, since they are too large for a record: they are in {}/{}, which prepare has to reach as well (blob.url)",
+            places::blob_url(config)?.trim_end_matches('/'),
+            Reference::INBOX,
+        ));
+    }
     if failed.is_empty() {
         return Ok(());
     }
@@ -117,23 +128,47 @@ pub(crate) async fn read(path: &Path, limit: u64) -> Result<Bytes> {
     let bytes = open().await.with_context(|| format!("{} cannot be read", path.display()))?;
     if bytes.len() as u64 > limit {
         bail!(
-            "{} is larger than {limit} bytes, the largest record: raise kafka.max_message_bytes and the topic's max.message.bytes, or send a smaller file",
+            "{} is larger than the {limit} bytes that a file may have: raise prepare.limits.max_bytes, or send a smaller file",
             path.display()
         );
     }
     Ok(bytes.into())
 }
 
-/// Reads and sends one file.
-async fn send(sink: &dyn Sink, file: &Found, limit: u64) -> Result<CaseId> {
-    let bytes = read(&file.path, limit).await?;
-    let (id, record) = compute::run(move || image_record(bytes, NAME)).await?;
-    sink.send(record).await.with_context(|| format!("{} was not sent", file.path.display()))?;
-    Ok(id)
+/// Reads and sends one file, piece by piece where it is too large for a record.
+async fn send(intake: &Intake, file: &Found, limit: u64) -> Result<Sent> {
+    let path = file.path.display();
+    let open = tokio::fs::File::open(&file.path).await;
+    let open = open.with_context(|| format!("{path} cannot be read"))?;
+    // Its size is asked anew: the file may have grown since it was found.
+    let bytes = open.metadata().await.map_or(file.bytes, |metadata| metadata.len());
+    let held = intake.take(pieces(open), Some(bytes), limit).await.map_err(|error| match error {
+        TakeError::TooLarge { limit } => anyhow!(
+            "{path} is larger than the {limit} bytes that prepare reads: raise prepare.limits.max_bytes, or send a smaller file"
+        ),
+        TakeError::Broken(error) => anyhow::Error::new(error).context(format!("{path} cannot be read")),
+        TakeError::Inbox(error) => anyhow::Error::new(error).context(format!(
+            "{path} is too large for a record, and was not put into the blob store (blob.url)"
+        )),
+    })?;
+    intake.send(held).await.with_context(|| format!("{path} was not sent"))
+}
+
+/// What is in an open file.
+fn pieces(file: tokio::fs::File) -> impl Stream<Item = std::io::Result<Bytes>> {
+    futures::stream::try_unfold(file, async |mut file| {
+        let mut piece = Vec::with_capacity(PIECE);
+        let mut capped = tokio::io::AsyncReadExt::take(&mut file, PIECE as u64);
+        let count = tokio::io::AsyncReadExt::read_to_end(&mut capped, &mut piece).await?;
+        Ok((count > 0).then(|| (Bytes::from(piece), file)))
+    })
 }
 
 fn is_hopeless(error: &anyhow::Error) -> bool {
-    let transport = error.chain().find_map(|cause| cause.downcast_ref::<TransportError>());
+    let transport = error.chain().find_map(|cause| match cause.downcast_ref::<SendError>() {
+        Some(SendError::Transport(error)) => Some(error),
+        _ => None,
+    });
     transport.is_some_and(|error| !matches!(error, TransportError::TooLarge { .. }))
 }
 
@@ -150,6 +185,12 @@ fn bar(total: u64) -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use duet_blob::BlobStore;
+    use duet_case::{CaseId, Topic};
+    use duet_transport::{MemoryBroker, MemoryLimits, Start};
+
     use super::*;
 
     #[test]
@@ -179,6 +220,34 @@ mod tests {
         std::fs::write(file.path(), b"12345").unwrap();
         assert_eq!(read(file.path(), 5).await.unwrap(), "12345");
         let message = read(file.path(), 4).await.unwrap_err().to_string();
-        assert!(message.contains("max_message_bytes"), "{message}");
+        assert!(message.contains("prepare.limits.max_bytes"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_large_file_goes_by_reference_and_a_small_one_does_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let broker = MemoryBroker::new(MemoryLimits { bytes: 4 << 20, records: 9 });
+        let blobs = BlobStore::memory();
+        let intake = Intake::new(Arc::new(broker.clone()), blobs.inbox(), NAME);
+        for (size, by_reference) in [(2 << 20, false), ((2 << 20) + 1, true)] {
+            let bytes = vec![7; size];
+            std::fs::write(file.path(), &bytes).unwrap();
+            let found = Found { path: file.path().to_owned(), bytes: 0 };
+            let expected = Sent { id: CaseId::of_input(&bytes), bytes: size as u64, by_reference };
+            assert_eq!(send(&intake, &found, 1 << 30).await.unwrap(), expected);
+            let error = format!("{:#}", send(&intake, &found, size as u64 - 1).await.unwrap_err());
+            assert!(error.contains("prepare.limits.max_bytes"), "{error}");
+        }
+        let mut tail = broker.tail(&[Topic::Images], Start::Beginning).await.unwrap();
+        let records = tail.poll(9, Duration::ZERO).await.unwrap();
+        assert_eq!(records.len(), 2);
+        assert_eq!(
+            (records[0].value.len(), records[0].headers.get(Reference::HEADER)),
+            (2 << 20, None)
+        );
+        let header = records[1].headers.get(Reference::HEADER).unwrap();
+        let reference = Reference::from_header(header).unwrap();
+        assert!(records[1].value.is_empty());
+        assert_eq!(blobs.inbox().fetch(&reference, 1 << 30).await.unwrap().len(), (2 << 20) + 1);
     }
 }

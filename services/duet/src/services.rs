@@ -1,5 +1,7 @@
 //! The services, one row each. Adding one is adding a row.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use axum::Router;
 use duet_inference::{Kind, Manifest};
@@ -126,6 +128,9 @@ async fn prepare(host: Host) -> Result<()> {
         host.shutdown.clone(),
     );
     let stage = duet_prepare::Prepare::new(config, host.blobs.clone(), key).with_decoder(decoder);
+    let retention = Duration::from_secs(host.settings().kafka.guarded_retention_hours * 3600);
+    let inbox = host.blobs.inbox();
+    tokio::spawn(duet_prepare::keep_inbox(inbox, retention, host.shutdown.clone()));
     host.run(stage).await
 }
 

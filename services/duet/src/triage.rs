@@ -8,7 +8,7 @@ use chrono::Utc;
 use duet_blob::BlobStore;
 use duet_case::{Case, ModelRef};
 use duet_inference::{DualEncoder, PromptScore, Prompts, Registry, TextEncoder, text_encoder};
-use duet_prepare::{DecoderPool, Launch, Prepare, PseudonymKey, RawImage};
+use duet_prepare::{DecoderPool, File, Launch, Prepare, PseudonymKey, RawImage};
 use duet_stage::{Outcome, Reason, Setback, Stage as _, compute, fetch_rendition};
 use duet_telemetry::Health;
 use duet_triage::Triage;
@@ -142,7 +142,8 @@ impl Trial {
                 Ok(path) => match self.read(path, config).await {
                     Ok(bytes) => {
                         places.push(seen.len());
-                        images.push(RawImage { bytes, received_at: Utc::now() });
+                        images
+                            .push(RawImage { file: File::Inline(bytes), received_at: Utc::now() });
                         (path, String::new())
                     }
                     Err(error) => (path, format!("{error:#}")),

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Bytes of one file, at most. The topic's `max.message.bytes` should be as large.
-    pub max_body_bytes: usize,
+    /// Bytes of one file, at most. What is larger than the topic takes goes through the inbox of the blob store.
+    pub max_body_bytes: u64,
     /// Files in one multipart request, at most.
     pub max_files: usize,
-    /// Requests whose bodies are read at the same time; others wait. Times `max_body_bytes` this bounds the memory.
+    /// Requests whose bodies are read at the same time; others wait. Times the topic's `max.message.bytes` this bounds the
+    /// memory.
     pub max_uploads: usize,
     /// Milliseconds that one request's files may take to arrive.
     pub body_timeout_ms: u64,
@@ -23,7 +24,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            max_body_bytes: 32 << 20,
+            max_body_bytes: 128 << 20,
             max_files: 256,
             max_uploads: 8,
             body_timeout_ms: 300_000,
@@ -49,7 +50,7 @@ impl Config {
     /// Names the first key whose value cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let ranges = [
-            ("max_body_bytes", self.max_body_bytes as u64, 1, 2 << 30),
+            ("max_body_bytes", self.max_body_bytes, 1, 1 << 40),
             ("max_files", self.max_files as u64, 1, 100_000),
             ("max_uploads", self.max_uploads as u64, 1, 10_000),
             ("body_timeout_ms", self.body_timeout_ms, 1, 86_400_000),

@@ -9,15 +9,15 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use duet_blob::InboxError;
 use duet_case::CaseId;
 use duet_stage::{
-    compute, image_record,
+    Held, SendError, Sent, TakeError,
     web::{Problem, ProblemKind},
 };
 use duet_telemetry::metrics;
-use duet_transport::TransportError;
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use serde::Serialize;
 use tracing::{info, warn};
 
@@ -26,8 +26,6 @@ use crate::{Gateway, NAME};
 /// Media types of a raw body. What the bytes are is found out from themselves; the type only says that they are
 /// meant to be an image.
 const RAW: [&str; 4] = ["application/octet-stream", "application/dicom", "image/png", "image/jpeg"];
-/// Space made for a body before it is there.
-const FIRST_PIECE: usize = 64 << 10;
 
 /// One accepted image.
 #[derive(Debug, Serialize)]
@@ -88,17 +86,14 @@ fn media_type_of(headers: &HeaderMap) -> Result<String, Problem> {
 }
 
 async fn take_body(gateway: &Gateway, request: Request) -> Result<Response, Problem> {
-    let cap = gateway.config.max_body_bytes;
     let length = request.headers().get(header::CONTENT_LENGTH);
     let announced = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > cap as u64) {
-        return Err(too_large(cap));
-    }
-    let bytes = read(Body::into_data_stream(request.into_body()), cap).await?;
-    if bytes.is_empty() {
+    let body = Body::into_data_stream(request.into_body());
+    let held = take(gateway, body, announced).await?;
+    if held.bytes() == 0 {
         return Err(Problem::new(ProblemKind::EmptyBody));
     }
-    let accepted = Accepted::new(send(gateway, bytes).await?);
+    let accepted = Accepted::new(send(gateway, held).await?);
     Ok(answer_one(accepted))
 }
 
@@ -118,12 +113,12 @@ async fn take_form(gateway: &Gateway, request: Request) -> Result<Response, Prob
             let Some(field) = next_file(&mut form, accepted.len(), gateway).await? else {
                 return Ok(None);
             };
-            let bytes = read(field, gateway.config.max_body_bytes).await?;
-            if bytes.is_empty() {
+            let held = take(gateway, field, None).await?;
+            if held.bytes() == 0 {
                 let detail = format!("File {} of the form is empty.", accepted.len() + 1);
                 return Err(Problem::with_detail(ProblemKind::EmptyBody, detail));
             }
-            send(gateway, bytes).await.map(Some)
+            send(gateway, held).await.map(Some)
         };
         match taken.await {
             Ok(Some(id)) => accepted.push(Accepted::new(id)),
@@ -175,71 +170,67 @@ fn bad_form(what: &str) -> Problem {
     Problem::with_detail(ProblemKind::BadRequest, detail)
 }
 
-fn too_large(cap: usize) -> Problem {
+fn too_large(cap: u64) -> Problem {
     let detail = format!(
-        "A file may have {cap} bytes here. Send a smaller one, or raise gateway.max_body_bytes and the topic's max.message.bytes."
+        "A file may have {cap} bytes here. Send a smaller one, or raise gateway.max_body_bytes and prepare.limits.max_bytes."
     );
     Problem::with_detail(ProblemKind::BodyTooLarge, detail)
 }
 
-/// Reads a stream of at most `cap` bytes and holds no more than has arrived.
-async fn read<E>(
+/// Takes one file in, of `announced` bytes where that is known, and holds no more of it than a record may have.
+async fn take<E: std::error::Error + 'static>(
+    gateway: &Gateway,
     stream: impl Stream<Item = Result<Bytes, E>>,
-    cap: usize,
-) -> Result<Bytes, Problem> {
-    let mut stream = std::pin::pin!(stream);
-    let mut all = BytesMut::with_capacity(FIRST_PIECE.min(cap));
-    while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| {
+    announced: Option<u64>,
+) -> Result<Held, Problem> {
+    let cap = gateway.config.max_body_bytes;
+    gateway.intake.take(stream, announced, cap).await.map_err(|error| match error {
+        TakeError::TooLarge { limit } => too_large(limit),
+        TakeError::Broken(_) => {
             let detail = "The body broke off before its end. Send it again; sending the same file twice is harmless.";
             Problem::with_detail(ProblemKind::BadRequest, detail)
-        })?;
-        if piece.len() > cap - all.len() {
-            return Err(too_large(cap));
         }
-        all.extend_from_slice(&piece);
-    }
-    Ok(all.freeze())
+        TakeError::Inbox(error) => store_failed(gateway, &error),
+    })
 }
 
 /// Sends one file into `images` and returns once the broker has it for good.
-async fn send(gateway: &Gateway, bytes: Bytes) -> Result<CaseId, Problem> {
-    let size = bytes.len();
-    let made = compute::run(move || image_record(bytes, NAME)).await;
-    let (id, record) = made.map_err(|_| Problem::new(ProblemKind::Internal))?;
+async fn send(gateway: &Gateway, held: Held) -> Result<CaseId, Problem> {
+    let bytes = held.bytes();
     let deadline = Duration::from_millis(gateway.config.send_timeout_ms);
-    let sent = tokio::time::timeout(deadline, gateway.sink.send(record)).await;
-    match sent {
-        Ok(Ok(_)) => {
+    let error = match tokio::time::timeout(deadline, gateway.intake.send(held)).await {
+        Ok(Ok(Sent { id, bytes, by_reference })) => {
             gateway.reader.index.received(&id);
             metrics().records.with_label_values(&[NAME, "emitted"]).inc();
-            info!(case = %id, bytes = size, "accepted");
-            Ok(id)
+            info!(case = %id, bytes, by_reference, "accepted");
+            return Ok(id);
         }
-        Ok(Err(error)) => {
-            warn!(case = %id, bytes = size, %error, "not accepted");
-            let class = if matches!(error, TransportError::TooLarge { .. }) {
-                "too_large"
-            } else {
-                "transport"
-            };
-            metrics().failures.with_label_values(&[NAME, class]).inc();
-            Err(match error {
-                TransportError::TooLarge { .. } => Problem::with_detail(
-                    ProblemKind::BodyTooLarge,
-                    format!(
-                        "The broker takes no record of {size} bytes. Raise the topic's max.message.bytes, or send a smaller file."
-                    ),
-                ),
-                _ => unavailable(gateway),
-            })
-        }
+        Ok(Err(error)) => error,
         Err(_) => {
-            warn!(case = %id, bytes = size, "not accepted: the broker did not answer in time");
+            warn!(bytes, "not accepted: the broker did not answer in time");
             metrics().failures.with_label_values(&[NAME, "timeout"]).inc();
+            return Err(unavailable(gateway));
+        }
+    };
+    match error {
+        SendError::Inbox(error) => Err(store_failed(gateway, &error)),
+        SendError::Crashed(_) => Err(Problem::new(ProblemKind::Internal)),
+        SendError::Transport(error) => {
+            warn!(bytes, %error, "not accepted");
+            metrics().failures.with_label_values(&[NAME, "transport"]).inc();
             Err(unavailable(gateway))
         }
     }
+}
+
+fn store_failed(gateway: &Gateway, error: &InboxError) -> Problem {
+    warn!(%error, "not accepted: too large for a record, and the blob store does not take it");
+    metrics().failures.with_label_values(&[NAME, "blob_store"]).inc();
+    let seconds = gateway.config.retry_after_seconds;
+    let detail = format!(
+        "The file is too large for a record, and the blob store did not take it. Send it again in {seconds} s; sending the same file twice is harmless. The service's log says why."
+    );
+    Problem::with_detail(ProblemKind::Unavailable, detail).retry_after(seconds)
 }
 
 fn unavailable(gateway: &Gateway) -> Problem {

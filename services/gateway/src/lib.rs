@@ -19,7 +19,7 @@ use axum::{
 };
 use duet_blob::BlobStore;
 use duet_stage::{
-    CaseIndex,
+    CaseIndex, Intake,
     web::{CaseReader, Route, case_routes, router_of},
 };
 use duet_transport::Sink;
@@ -34,13 +34,14 @@ pub const NAME: &str = "gateway";
 #[derive(Clone)]
 pub struct Gateway {
     config: Arc<Config>,
-    sink: Arc<dyn Sink>,
+    intake: Intake,
     reader: CaseReader,
     uploads: Arc<Semaphore>,
 }
 
 impl Gateway {
-    /// A gateway that sends through `sink` and tells what `index` and `blobs` hold.
+    /// A gateway that sends through `sink`, and what is too large for a record through the inbox of `blobs`, and tells what
+    /// `index` and `blobs` hold.
     ///
     /// # Errors
     ///
@@ -53,7 +54,8 @@ impl Gateway {
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let uploads = Arc::new(Semaphore::new(config.max_uploads));
-        Ok(Self { config: Arc::new(config), sink, reader: CaseReader { index, blobs }, uploads })
+        let intake = Intake::new(sink, blobs.inbox(), NAME);
+        Ok(Self { config: Arc::new(config), intake, reader: CaseReader { index, blobs }, uploads })
     }
 }
 

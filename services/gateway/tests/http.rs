@@ -11,11 +11,12 @@ use axum::{
 };
 use bytes::Bytes;
 use duet_blob::BlobStore;
-use duet_case::{CaseId, DeadLetterHeader, Topic};
+use duet_case::{CaseId, DeadLetterHeader, Reference, Topic};
 use duet_gateway::{Config, Gateway, router};
 use duet_stage::{CaseIndex, IndexConfig};
 use duet_transport::{
-    Broker, Headers, MemoryBroker, Origin, Outgoing, Record, Sink, Start, TransportError,
+    Broker, Headers, MemoryBroker, MemoryLimits, Origin, Outgoing, Record, Sink, Start,
+    TransportError,
 };
 use futures::stream;
 use http_body_util::BodyExt;
@@ -125,6 +126,44 @@ async fn a_form_sends_each_of_its_files_and_none_of_their_names() {
     let records = sent(&gate.broker).await;
     assert_eq!(records.len(), 3);
     assert!(!format!("{records:?}").contains("DOE"), "{records:?}");
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_a_record_goes_by_reference_as_the_same_case() {
+    let broker = MemoryBroker::new(MemoryLimits { bytes: 2000, records: 9 });
+    let mut gate = gate_with(Config::default(), Some(Arc::new(broker.clone())));
+    gate.broker = broker;
+    let (small, large) = (vec![7; 1000], vec![8; 20_000_000]);
+    let announced = Request::post("/v1/images").header(header::CONTENT_LENGTH, large.len());
+    let announced = ask(&gate.app, announced.body(Body::from(large.clone())).unwrap()).await;
+    // Without a length nobody knows beforehand that it will not fit.
+    let pieces = large.chunks(30_000).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+    let pieces: Vec<Result<Bytes, std::io::Error>> = pieces.collect();
+    let streamed = post(&gate.app, "image/png", Body::from_stream(stream::iter(pieces))).await;
+    let several = post(&gate.app, FORM, form(&[(NAMED, &small), (NAMED, &large)])).await;
+    let id = json!(CaseId::of_input(&large));
+    assert_eq!((&announced.json()["id"], &streamed.json()["id"]), (&id, &id));
+    assert_eq!(several.json()[1]["id"], id);
+
+    let records = sent(&gate.broker).await;
+    assert_eq!(records.len(), 4);
+    for (n, record) in records.iter().enumerate() {
+        let header = record.headers.get(Reference::HEADER);
+        if n == 2 {
+            assert_eq!((record.value.len(), header), (1000, None));
+            continue;
+        }
+        let reference = Reference::from_header(header.unwrap()).unwrap();
+        assert!(record.value.is_empty());
+        assert_eq!(
+            record.headers.text("ce_subject").map(|subject| json!(subject)),
+            Some(id.clone())
+        );
+        assert!(gate.blobs.inbox().fetch(&reference, 1 << 30).await.unwrap() == large);
+    }
+    // Three times the same file is one object.
+    let swept = gate.blobs.inbox().sweep(Duration::from_secs(60)).await.unwrap();
+    assert_eq!((swept.left, swept.left_bytes), (1, 20_000_000));
 }
 
 #[tokio::test]

@@ -4,34 +4,54 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use duet_blob::BlobStore;
-use duet_case::{Assessment, Case, CaseId, PatientContext, Rendition, Source, StudyKey, Topic};
+use duet_blob::{BlobStore, Inbox};
+use duet_case::{
+    Assessment, Case, CaseId, PatientContext, Reference, ReferenceError, Rendition, Source,
+    StudyKey, Topic,
+};
 use duet_imaging::Prepared;
 use duet_stage::{FromRecord, Outcome, Reason, Setback, Stage, compute};
 use duet_transport::Record;
 use futures::future::try_join;
+use tokio::sync::Semaphore;
 
 use crate::{Config, Decoder, InProcess, PseudonymKey};
 
 /// One file as it came in.
 #[derive(Debug, Clone)]
 pub struct RawImage {
-    /// The file.
-    pub bytes: Bytes,
+    /// The file, or where it is.
+    pub file: File,
     /// When it entered `images`.
     pub received_at: DateTime<Utc>,
 }
 
+/// A file, or where it is.
+#[derive(Debug, Clone)]
+pub enum File {
+    /// The file.
+    Inline(Bytes),
+    /// It was too large for a record.
+    Referred(Reference),
+}
+
 impl FromRecord for RawImage {
     fn from_record(record: &Record) -> Result<Self, Reason> {
-        Ok(Self {
-            bytes: record.value.clone(),
-            received_at: record.timestamp.unwrap_or_else(Utc::now),
-        })
+        let reject = |error: ReferenceError| Reason::of(error.class(), &error);
+        let file = match record.headers.get(Reference::HEADER) {
+            None => File::Inline(record.value.clone()),
+            Some(_) if !record.value.is_empty() => return Err(reject(ReferenceError::Doubled)),
+            Some(header) => File::Referred(Reference::from_header(header).map_err(reject)?),
+        };
+        Ok(Self { file, received_at: record.timestamp.unwrap_or_else(Utc::now) })
     }
 
+    /// By its bytes, however it came.
     fn case_id(&self) -> CaseId {
-        CaseId::of_input(&self.bytes)
+        match &self.file {
+            File::Inline(bytes) => CaseId::of_input(bytes),
+            File::Referred(reference) => CaseId::of_digest(&reference.sha256),
+        }
     }
 }
 
@@ -39,6 +59,9 @@ impl FromRecord for RawImage {
 pub struct Prepare {
     config: Config,
     blobs: BlobStore,
+    inbox: Inbox,
+    /// A permit for each KiB of referred files that may be in memory.
+    room: Semaphore,
     key: PseudonymKey,
     decoder: Arc<dyn Decoder>,
 }
@@ -47,7 +70,8 @@ impl Prepare {
     /// The stage with its key; [`Config::pseudonym_key_file`] is the caller's to read.
     pub fn new(config: Config, blobs: BlobStore, key: PseudonymKey) -> Self {
         let decoder = Arc::new(InProcess::new(config.limits.clone()));
-        Self { config, blobs, key, decoder }
+        let (inbox, room) = (blobs.inbox(), Semaphore::new(permits(config.max_fetched_bytes)));
+        Self { config, blobs, inbox, room, key, decoder }
     }
 
     /// With another decoder than one in this process, which is for tests and for trusted files.
@@ -56,11 +80,35 @@ impl Prepare {
         Self { decoder, ..self }
     }
 
+    /// The file's case, and what is in it. Of the file itself nothing stays in memory.
+    async fn read(&self, file: File) -> Result<(CaseId, Prepared), Setback> {
+        let reference = match file {
+            File::Inline(bytes) => {
+                let own = bytes.clone();
+                let id = async {
+                    compute::run(move || CaseId::of_input(&own)).await.map_err(Setback::from)
+                };
+                return try_join(id, self.decoder.decode(bytes)).await;
+            }
+            File::Referred(reference) => reference,
+        };
+        let most = self.config.limits.max_bytes;
+        // What is over the limit is refused unfetched; all else has room, by configuration.
+        let size = if reference.bytes > most { 0 } else { permits(reference.bytes) };
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        // Waits until earlier ones are done with, so that a queue of large files is never in memory as a whole.
+        let _room = self.room.acquire_many(size).await.map_err(|_| closed())?;
+        let fetched = self.inbox.fetch(&reference, most).await;
+        let bytes = fetched.map_err(|error| {
+            let reason = Reason::of(error.class(), &error);
+            if error.is_transient() { Setback::Retry(reason) } else { Setback::Reject(reason) }
+        })?;
+        let prepared = self.decoder.decode(bytes).await?;
+        Ok((CaseId::of_digest(&reference.sha256), prepared))
+    }
+
     async fn one(&self, image: RawImage) -> Outcome<Case> {
-        let bytes = image.bytes.clone();
-        let id =
-            async { compute::run(move || CaseId::of_input(&bytes)).await.map_err(Setback::from) };
-        let (id, prepared) = match try_join(id, self.decoder.decode(image.bytes.clone())).await {
+        let (id, prepared) = match self.read(image.file).await {
             Ok(both) => both,
             Err(setback) => return setback.into(),
         };
@@ -112,6 +160,16 @@ impl Prepare {
     }
 }
 
+/// Permits for so many bytes: one a KiB, since a semaphore counts in 32 bits.
+fn permits(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(1024)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
+}
+
+/// The room is never closed while the stage lives.
+fn closed() -> Setback {
+    Setback::Retry(Reason::new("stage_defect", "no room for files is left; please report it"))
+}
+
 impl Stage for Prepare {
     const NAME: &'static str = "prepare";
     const INPUTS: &'static [Topic] = &[Topic::Images];
@@ -125,10 +183,13 @@ impl Stage for Prepare {
 
 #[cfg(test)]
 mod tests {
+    use duet_case::Digest;
+    use duet_imaging::Limits;
     use duet_testkit::{
         bad::{Expect, bad_inputs},
         phantoms::{self, DicomOptions, Syntax},
     };
+    use duet_transport::{Headers, Origin};
 
     use super::*;
 
@@ -137,7 +198,7 @@ mod tests {
     }
 
     fn image(bytes: Vec<u8>) -> RawImage {
-        RawImage { bytes: bytes.into(), received_at: DateTime::UNIX_EPOCH }
+        RawImage { file: File::Inline(bytes.into()), received_at: DateTime::UNIX_EPOCH }
     }
 
     #[tokio::test]
@@ -213,6 +274,64 @@ mod tests {
             panic!("no case")
         };
         assert_eq!(case.source.patient, PatientContext::default());
+    }
+
+    /// A record in `images` with the reference `header` and `value`, read.
+    fn referred(header: &str, value: &'static [u8]) -> Result<RawImage, Reason> {
+        RawImage::from_record(&Record {
+            origin: Origin { topic: Topic::Images, partition: 0, offset: 0, epoch: 0 },
+            timestamp: None,
+            key: None,
+            headers: Headers::default().with(Reference::HEADER, header.to_owned()),
+            value: Bytes::from_static(value),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_referred_file_is_the_same_film_and_costs_no_more_memory_than_allowed() {
+        let file = Bytes::from(phantoms::png8(&phantoms::chest(1, 256, 256)));
+        let limits = Limits { max_bytes: file.len() as u64, ..Limits::default() };
+        // Room for one at a time: the others wait, and none is refused.
+        let max_fetched_bytes = file.len() as u64 + 1;
+        let stage = stage(Config { limits, max_fetched_bytes, ..Config::default() });
+        let reference = stage.inbox.put(file.clone()).await.unwrap();
+        let image = referred(&reference.header(), b"").unwrap();
+        assert_eq!(image.case_id(), CaseId::of_input(&file));
+        let mut batch = vec![image; 5];
+        batch.push(super::tests::image(file.to_vec()));
+        let mut cases = Vec::new();
+        for outcome in stage.process(batch).await {
+            match outcome {
+                Outcome::Emit(case, Topic::Prepared) => cases.push((case.id, case.rendition)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(cases.iter().all(|case| *case == cases[0]), "{cases:?}");
+        assert_eq!(stage.room.available_permits(), permits(max_fetched_bytes));
+    }
+
+    #[tokio::test]
+    async fn a_reference_that_leads_nowhere_is_rejected_by_its_class() {
+        let limits = Limits { max_bytes: 1000, ..Limits::default() };
+        let stage = stage(Config { limits, ..Config::default() });
+        let film = stage.inbox.put(Bytes::from_static(b"film")).await.unwrap();
+        let with = |sha256, bytes| Reference::to(sha256, bytes).header();
+        for (header, class) in [
+            (with(film.sha256, 5), "reference_mismatch"),
+            (with(Digest::of(b"other"), 5), "reference_missing"),
+            (with(film.sha256, 1001), "over_limit"),
+            (with(film.sha256, u64::MAX), "over_limit"),
+            // It was fetched, and is no picture.
+            (film.header(), "unrecognised"),
+        ] {
+            let outcome = stage.process(vec![referred(&header, b"").unwrap()]).await.pop();
+            let Some(Outcome::Reject(reason)) = outcome else { panic!("{header}: {outcome:?}") };
+            assert_eq!(reason.class, class, "{}", reason.message);
+        }
+        let foreign = film.header().replace("inbox/", "s3://other/inbox/");
+        assert_eq!(referred(&foreign, b"").unwrap_err().class, "reference_foreign");
+        assert_eq!(referred("film", b"").unwrap_err().class, "reference_invalid");
+        assert_eq!(referred(&film.header(), b"film").unwrap_err().class, "reference_invalid");
     }
 
     #[test]

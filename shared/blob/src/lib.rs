@@ -1,19 +1,29 @@
-//! The blob store: pictures by the SHA-256 of their bytes.
+//! The blob store: pictures by the SHA-256 of their bytes, and beside them the inbox.
 //!
 //! Pixels never travel inside JSON; a Case refers to them by [`BlobRef`]. Blobs are content-addressed, so writing
-//! one twice is harmless, and they are written before the record that names them is committed.
+//! one twice is harmless, and they are written before the record that names them is committed. What identifies nobody is
+//! kept under `sha256/`; original files that are too large for a record under `inbox/`, which is guarded (see [`Inbox`]).
 //!
-//! Deliberately absent: deletion (retention is the store's own affair) and any name that is not a digest.
+//! Deliberately absent: deletion of pictures (their retention is the store's own affair) and any name that is not a digest.
 
-use std::sync::Arc;
+mod inbox;
+mod upload;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use duet_case::{BlobRef, Digest};
 use duet_telemetry::metrics;
 use object_store::{
     Attribute, AttributeValue, Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    memory::InMemory, path::Path, prefix::PrefixStore,
+    RetryConfig, memory::InMemory, path::Path, prefix::PrefixStore,
 };
+
+pub use inbox::{Inbox, InboxError, Swept};
+pub use upload::Upload;
+
+/// How long one picture may take to be written or read, where nothing else is said.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -76,12 +86,15 @@ pub enum BlobError {
     /// The store does not answer, or refuses.
     #[error("the blob store failed: {0}")]
     Store(#[source] object_store::Error),
+    /// The store takes too long.
+    #[error("the blob store did not answer within {} ms (blob.timeout_ms)", .0.as_millis())]
+    Slow(Duration),
 }
 
 impl BlobError {
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(_))
+        matches!(self, Self::Store(_) | Self::Slow(_))
     }
 }
 
@@ -91,12 +104,30 @@ pub struct BlobStore {
     store: Arc<dyn ObjectStore>,
     /// Whether the store keeps a media type beside the bytes.
     keeps_attributes: bool,
+    /// Where the store is a folder.
+    folder: Option<PathBuf>,
+    timeout: Duration,
 }
 
 impl BlobStore {
+    fn new(store: Arc<dyn ObjectStore>, keeps_attributes: bool, folder: Option<PathBuf>) -> Self {
+        Self { store, keeps_attributes, folder, timeout: TIMEOUT }
+    }
+
+    /// With another limit on how long a picture, or a part of a file, may take to be written or read.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// The inbox of this store. Only those who feed `images`, and prepare, have a use for it.
+    pub fn inbox(&self) -> Inbox {
+        Inbox::new(Arc::clone(&self.store), self.folder.clone(), self.timeout)
+    }
+
     /// A store in this process's memory.
     pub fn memory() -> Self {
-        Self { store: Arc::new(InMemory::new()), keeps_attributes: true }
+        Self::new(Arc::new(InMemory::new()), true, None)
     }
 
     /// Opens `memory:`, `file:///folder` or `s3://bucket/prefix` (credentials, region and endpoint from the usual
@@ -127,7 +158,7 @@ impl BlobStore {
             .map_err(|source| OpenError::Folder { path: path.into(), source })?;
         let store = object_store::local::LocalFileSystem::new_with_prefix(path)
             .map_err(|source| OpenError::Store { url: url.into(), source })?;
-        Ok(Self { store: Arc::new(store), keeps_attributes: false })
+        Ok(Self::new(Arc::new(store), false, Some(path.into())))
     }
 
     fn s3(rest: &str, url: &str) -> Result<Self, OpenError> {
@@ -136,13 +167,14 @@ impl BlobStore {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let store = object_store::aws::AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
+            .with_retry(retry())
             .build()
             .map_err(|source| OpenError::Store { url: url.into(), source })?;
         let store: Arc<dyn ObjectStore> = match prefix.trim_matches('/') {
             "" => Arc::new(store),
             prefix => Arc::new(PrefixStore::new(store, prefix)),
         };
-        Ok(Self { store, keeps_attributes: true })
+        Ok(Self::new(store, true, None))
     }
 
     /// Writes `bytes` under their digest. A blob that is there already is left as it is.
@@ -162,7 +194,9 @@ impl BlobStore {
             let value: AttributeValue = media_type.to_owned().into();
             options.attributes = Attributes::from_iter([(Attribute::ContentType, value)]);
         }
-        match self.store.put_opts(&location(&blob.sha256), bytes.into(), options).await {
+        let place = location(&blob.sha256);
+        let put = self.store.put_opts(&place, bytes.into(), options);
+        match self.in_time(put).await? {
             Ok(_) => {
                 metrics().blob_bytes.with_label_values(&["put"]).inc_by(blob.bytes);
                 Ok(blob)
@@ -182,17 +216,30 @@ impl BlobStore {
             object_store::Error::NotFound { .. } => BlobError::Missing { digest },
             other => BlobError::Store(other),
         };
-        let found = self.store.get(&location(&digest)).await.map_err(missing)?;
-        if found.meta.size > limit {
-            return Err(BlobError::TooLarge { digest, bytes: found.meta.size, limit });
-        }
-        let bytes = found.bytes().await.map_err(missing)?;
+        let place = location(&digest);
+        let get = async {
+            let found = self.store.get(&place).await.map_err(missing)?;
+            if found.meta.size > limit {
+                return Err(BlobError::TooLarge { digest, bytes: found.meta.size, limit });
+            }
+            found.bytes().await.map_err(missing)
+        };
+        let bytes = self.in_time(get).await??;
         metrics().blob_bytes.with_label_values(&["get"]).inc_by(bytes.len() as u64);
         match Digest::of(&bytes) {
             same if same == digest => Ok(bytes),
             found => Err(BlobError::Damaged { digest, found }),
         }
     }
+
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, BlobError> {
+        tokio::time::timeout(self.timeout, work).await.map_err(|_| BlobError::Slow(self.timeout))
+    }
+}
+
+/// The client's own retries bridge a moment; what lasts is tried again by whoever asks, who is told of it.
+fn retry() -> RetryConfig {
+    RetryConfig { max_retries: 4, retry_timeout: TIMEOUT, ..RetryConfig::default() }
 }
 
 /// `sha256/ab/abcdef…`: a folder for each first byte, so that none holds too many files.

@@ -33,6 +33,11 @@ impl Digest {
         Self(hasher.finalize().into())
     }
 
+    /// The digest whose 32 bytes these are.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -100,7 +105,12 @@ pub struct CaseId(String);
 impl CaseId {
     /// The id of the image that `bytes` are.
     pub fn of_input(bytes: &[u8]) -> Self {
-        let digest = Digest::of_parts(&[b"duet/case/v1", bytes]);
+        Self::of_digest(&Digest::of(bytes))
+    }
+
+    /// The id of the image whose bytes have this digest: for files that nobody holds as a whole.
+    pub fn of_digest(file: &Digest) -> Self {
+        let digest = Digest::of_parts(&[b"duet/case/v2", file.as_bytes()]);
         Self(format!("c-{}", hex::encode(&digest.as_bytes()[..16])))
     }
 

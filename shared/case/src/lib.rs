@@ -11,6 +11,7 @@ mod case;
 mod ids;
 mod measure;
 mod measured;
+mod reference;
 mod scan;
 mod schema;
 mod topic;
@@ -21,6 +22,7 @@ pub use case::{Case, Conclusion, DeadLetterHeader, Hop, Outcome, Publication, SC
 pub use ids::{BlobRef, CaseId, Digest, DigestError, ModelRef, StudyKey};
 pub use measure::{Probability, ProbabilityError};
 pub use measured::{MeasuredArea, MeasuredLine, Measurement};
+pub use reference::{Reference, ReferenceError};
 pub use scan::{Format, PatientContext, Rendition, Sex, Source, WindowMethod};
 pub use schema::case_schema;
 pub use topic::{Topic, UnknownTopic};

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct RunnerConfig {
     /// Records worked on together, at most.
     pub max_batch: usize,
+    /// Bytes of the records worked on together, at most; a larger one is worked on alone.
+    pub max_batch_bytes: usize,
     /// Milliseconds to wait for a batch to fill once its first record is there.
     pub max_wait_ms: u64,
     /// How often a record is tried before it is a dead letter.
@@ -26,6 +28,7 @@ impl Default for RunnerConfig {
     fn default() -> Self {
         Self {
             max_batch: 16,
+            max_batch_bytes: 64 << 20,
             max_wait_ms: 10,
             max_attempts: 5,
             backoff_ms: 200,
@@ -54,6 +57,10 @@ impl RunnerConfig {
         if !(1..=1024).contains(&self.max_batch) {
             return refuse("max_batch", self.max_batch.to_string(), "it must be from 1 to 1024");
         }
+        if !(1..=(1 << 40)).contains(&self.max_batch_bytes) {
+            let rule = "it must be from 1 to 1099511627776";
+            return refuse("max_batch_bytes", self.max_batch_bytes.to_string(), rule);
+        }
         if self.max_wait_ms > 10_000 {
             return refuse("max_wait_ms", self.max_wait_ms.to_string(), "it must be at most 10000");
         }
@@ -73,5 +80,32 @@ impl RunnerConfig {
             return refuse("watts_per_core", self.watts_per_core.to_string(), rule);
         }
         Ok(())
+    }
+
+    /// Milliseconds that a record waits between its attempts, all together and at most.
+    pub fn waits_ms(&self) -> u64 {
+        let doubled = (0..self.max_attempts.saturating_sub(1)).scan(self.backoff_ms, |next, _| {
+            let this = (*next).min(self.backoff_max_ms);
+            *next = next.saturating_mul(2);
+            Some(this)
+        });
+        doubled.fold(0, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_their_limit() {
+        let waits = |max_attempts, backoff_ms, backoff_max_ms| {
+            RunnerConfig { max_attempts, backoff_ms, backoff_max_ms, ..RunnerConfig::default() }
+                .waits_ms()
+        };
+        assert_eq!(RunnerConfig::default().waits_ms(), 200 + 400 + 800 + 1600);
+        assert_eq!(waits(1, 200, 10_000), 0);
+        assert_eq!(waits(4, 200, 500), 200 + 400 + 500);
+        assert_eq!(waits(100, 10_000, 10_000), 990_000);
     }
 }

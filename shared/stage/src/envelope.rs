@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use duet_case::{Case, CaseId, Digest, ModelRef, Topic, TraceParent};
+use duet_case::{Case, CaseId, Digest, ModelRef, Reference, Topic, TraceParent};
 use duet_transport::{Headers, Outgoing, Record};
 
 use crate::Reason;
@@ -120,12 +120,23 @@ pub(crate) fn timestamp(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
+/// The record that feeds a file of the inbox into `images`, and the id of its case.
+pub fn reference_record(reference: &Reference, source: &str) -> (CaseId, Outgoing) {
+    let id = CaseId::of_digest(&reference.sha256);
+    let mut record = record_of(id.clone(), Bytes::new(), source);
+    record.headers.push(Reference::HEADER, reference.header());
+    (id, record)
+}
+
 /// The record that feeds one file into `images`, and the id of its case.
 pub fn image_record(bytes: Bytes, source: &str) -> (CaseId, Outgoing) {
     let id = CaseId::of_input(&bytes);
-    let payload =
-        Payload { topic: Topic::Images, content_type: "application/octet-stream", value: bytes };
-    let key = Bytes::copy_from_slice(id.as_str().as_bytes());
-    let record = outgoing(payload, &id, key, source, &[], TraceParent::root(&id));
+    let record = record_of(id.clone(), bytes, source);
     (id, record)
+}
+
+fn record_of(id: CaseId, value: Bytes, source: &str) -> Outgoing {
+    let payload = Payload { topic: Topic::Images, content_type: "application/octet-stream", value };
+    let key = Bytes::copy_from_slice(id.as_str().as_bytes());
+    outgoing(payload, &id, key, source, &[], TraceParent::root(&id))
 }

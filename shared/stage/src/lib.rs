@@ -11,7 +11,9 @@ pub mod compute;
 mod config;
 mod dead_letter;
 mod envelope;
+mod in_work;
 mod index;
+mod intake;
 mod outcome;
 mod rendition;
 mod runner;
@@ -23,11 +25,12 @@ use duet_case::{Case, ModelRef, Topic};
 
 pub use config::{RunnerConfig, RunnerConfigError};
 pub use dead_letter::DeadLetter;
-pub use envelope::{FromRecord, IntoPayloads, Payload, image_record};
+pub use envelope::{FromRecord, IntoPayloads, Payload, image_record, reference_record};
 pub use index::{
     CaseEntry, CaseIndex, CaseState, Counts, DeadLetterNote, FindingNote, HeldCase, IndexConfig,
     Show, Summary, Update, Updates,
 };
+pub use intake::{Held, Intake, SendError, Sent, TakeError};
 pub use outcome::{Outcome, Reason};
 pub use rendition::{Setback, fetch_rendition};
 pub use runner::{RunError, run};

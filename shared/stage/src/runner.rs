@@ -24,6 +24,7 @@ use crate::{
     compute::{self, Meter},
     dead_letter::dead_letter,
     envelope::{outgoing, trace_of},
+    in_work::InWork,
 };
 
 /// Why a stage stopped by itself.
@@ -59,6 +60,8 @@ pub async fn run<S: Stage>(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let Exchange { mut source, committer } = exchange;
+    source.keep_within(config.max_batch_bytes);
+    let in_work = InWork::watch(S::NAME, source.patience(), health.beside("work"));
     let (commits, committing) = spawn_committer(S::NAME, committer);
     let worker = Worker { stage, config, shutdown: &shutdown };
     let fill = Duration::from_millis(config.max_wait_ms);
@@ -82,8 +85,9 @@ pub async fn run<S: Stage>(
             Ok(records) => records,
             Err(source) => break Err(RunError::Transport { stage: S::NAME, source }),
         };
-        let done = worker.work(records).await;
-        if commits.send(done).await.is_err() {
+        let work = async { commits.send(worker.work(records).await).await };
+        let sent = in_work.during(work, || observe(S::NAME, &*source, &health, &mut shown)).await;
+        if sent.is_err() {
             break Ok(()); // the committer ended; its own error follows
         }
     };

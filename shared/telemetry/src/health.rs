@@ -49,6 +49,11 @@ impl Health {
 }
 
 impl HealthItem {
+    /// Another item, called after this one and what it is about. It is in order until it says otherwise.
+    pub fn beside(&self, what: &str) -> Self {
+        Self { health: self.health.clone(), name: format!("{} {what}", self.name) }
+    }
+
     /// In order.
     pub fn ready(&self) {
         self.health.set(&self.name, None);

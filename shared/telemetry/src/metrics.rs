@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    CounterVec, Encoder, Gauge, HistogramVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder,
-    core::Collector,
+    CounterVec, Encoder, Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry,
+    TextEncoder, core::Collector,
 };
 
 /// The process's metrics.
@@ -28,7 +28,7 @@ pub struct Metrics {
     pub report_seconds: HistogramVec,
     /// Records that wait, by stage, topic and partition.
     pub lag: IntGaugeVec,
-    /// Bytes written to and read from the blob store, by operation (`put`, `get`).
+    /// Bytes written to and read from the blob store, by operation (`put`, `get`, and of the inbox `inbox_put`, `inbox_get`).
     pub blob_bytes: IntCounterVec,
     /// Images by triage decision and priority.
     pub triage: IntCounterVec,
@@ -58,6 +58,16 @@ pub struct Metrics {
     pub decoder_workers: Gauge,
     /// Processes that decode and were replaced, by reason (`memory`, `timeout`, `crashed`, `killed`, `idle`, `start`).
     pub decoder_restarts: IntCounterVec,
+    /// Clients of Kafka that are in trouble, by its kind (`unreachable`, `credentials`, `forbidden`, `unknown_topic`, `evicted`).
+    pub kafka_trouble: IntGaugeVec,
+    /// Troubles that clients of Kafka came into, by kind.
+    pub kafka_troubles: IntCounterVec,
+    /// Seconds that the oldest record in work has been worked on, by stage; 0 where there is none.
+    pub in_work_seconds: GaugeVec,
+    /// Bytes of original files in the blob store's inbox, when prepare last looked.
+    pub inbox_bytes: Gauge,
+    /// Original files that left the inbox because their time was up.
+    pub inbox_removed: IntCounterVec,
     /// 1 while the process is ready.
     pub ready: Gauge,
 }
@@ -122,6 +132,33 @@ impl Metrics {
         let decoder_workers = register(
             &registry,
             Gauge::new("duet_decoder_workers", "Processes that decode files.").expect("workers"),
+        );
+        let kafka_trouble = register(
+            &registry,
+            IntGaugeVec::new(
+                prometheus::opts!(
+                    "duet_kafka_trouble",
+                    "Clients of Kafka that are in trouble at the moment, by kind."
+                ),
+                &["kind"],
+            )
+            .expect("trouble"),
+        );
+        let in_work_seconds = register(
+            &registry,
+            GaugeVec::new(
+                prometheus::opts!(
+                    "duet_in_work_seconds",
+                    "How long the oldest record in work has been worked on; 0 where there is none."
+                ),
+                &["stage"],
+            )
+            .expect("in work"),
+        );
+        let inbox_bytes = register(
+            &registry,
+            Gauge::new("duet_inbox_bytes", "Original files in the inbox of the blob store.")
+                .expect("inbox"),
         );
         let build = register(
             &registry,
@@ -247,6 +284,19 @@ impl Metrics {
             decoder_restarts: counter(
                 "duet_decoder_restarts_total",
                 "Processes that decode and had to be replaced, by reason.",
+                &["reason"],
+            ),
+            kafka_trouble,
+            kafka_troubles: counter(
+                "duet_kafka_troubles_total",
+                "Troubles that clients of Kafka came into, by kind.",
+                &["kind"],
+            ),
+            in_work_seconds,
+            inbox_bytes,
+            inbox_removed: counter(
+                "duet_inbox_removed_total",
+                "Original files removed from the inbox, by reason.",
                 &["reason"],
             ),
             ready,

@@ -29,7 +29,7 @@ use rdkafka::{Offset, TopicPartitionList, consumer::Consumer};
 pub use self::config::{Delivery, KafkaConfig};
 use self::{
     committer::KafkaCommitter,
-    config::{BUFFER_BYTES, BUFFER_RECORDS},
+    config::BUFFER_RECORDS,
     outbox::KafkaSink,
     probe::{Probe, blocking, unusable},
     shared::{Limits, Shared},
@@ -59,7 +59,7 @@ impl KafkaBroker {
 
     /// A consumer that is named `group` and does nothing yet.
     fn consumer(config: &KafkaConfig, group: &str) -> Result<Arc<Client>, TransportError> {
-        let limits = Limits { records: BUFFER_RECORDS, bytes: BUFFER_BYTES };
+        let limits = Limits { records: BUFFER_RECORDS, bytes: config.buffer_bytes };
         let watch = Watch::new(config, Shared::new(limits));
         let consumer = config.consumer(group).create_with_context(watch);
         Ok(Arc::new(consumer.map_err(|error| unusable(&error))?))

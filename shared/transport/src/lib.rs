@@ -111,7 +111,7 @@ pub struct Lag {
 
 /// Hands out records, in order within a partition, and only committed ones.
 #[async_trait]
-pub trait Source: Send {
+pub trait Source: Send + Sync {
     /// Up to `max` records. Waits for the first one for about half a second at most, and for more to fill the
     /// batch for `fill` at most. Empty when nothing came.
     ///
@@ -122,6 +122,15 @@ pub trait Source: Send {
 
     /// Assignment, lag and trouble at this moment.
     fn status(&self) -> SourceStatus;
+
+    /// From now on [`Source::poll`] hands out at most `bytes` of values at a time, or one record that is larger. A
+    /// source of small records need not heed it.
+    fn keep_within(&mut self, _bytes: usize) {}
+
+    /// How long a batch may be worked on before its reader is taken for hanging: Kafka's `max.poll.interval.ms`.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(300)
+    }
 }
 
 /// What became of a commit.
@@ -163,6 +172,11 @@ pub trait Sink: Send + Sync {
     ///
     /// Where the broker did not take it within the configured time.
     async fn send(&self, record: Outgoing) -> Result<Origin, TransportError>;
+
+    /// Bytes of the largest value that should be sent to `topic`. What is larger goes by reference.
+    async fn inline_limit(&self, _topic: Topic) -> usize {
+        usize::MAX
+    }
 }
 
 /// What is on the broker under one topic's name.

@@ -188,7 +188,7 @@ impl MemoryBroker {
             })
             .collect();
         drop(state);
-        MemorySource { shared: Arc::clone(&self.shared), name, positions, own }
+        MemorySource { shared: Arc::clone(&self.shared), name, positions, within: usize::MAX, own }
     }
 }
 
@@ -196,6 +196,8 @@ struct MemorySource {
     shared: Arc<Shared>,
     name: String,
     positions: BTreeMap<Topic, i64>,
+    /// Bytes handed out at a time.
+    within: usize,
     /// A tail: what it has handed out is done, and it leaves no trace.
     own: bool,
 }
@@ -205,7 +207,14 @@ impl MemorySource {
         let state = self.shared.state();
         for (topic, position) in &mut self.positions {
             if let Some(log) = state.logs.get(topic) {
-                into.extend(log.read(*position, max - into.len()).cloned());
+                let mut bytes: usize = into.iter().map(|record| record.value.len()).sum();
+                for record in log.read(*position, max - into.len()) {
+                    bytes = bytes.saturating_add(record.value.len());
+                    if bytes > self.within && !into.is_empty() {
+                        break;
+                    }
+                    into.push(record.clone());
+                }
             }
             if let Some(last) = into.iter().rev().find(|record| record.origin.topic == *topic) {
                 *position = (*position).max(last.origin.offset + 1);
@@ -235,7 +244,9 @@ impl Source for MemorySource {
             if before == 0 && !records.is_empty() {
                 deadline = Instant::now() + fill;
             }
-            if records.len() >= max || tokio::time::timeout_at(deadline, arrived).await.is_err() {
+            let bytes: usize = records.iter().map(|record| record.value.len()).sum();
+            let is_full = records.len() >= max || bytes >= self.within;
+            if is_full || tokio::time::timeout_at(deadline, arrived).await.is_err() {
                 return Ok(records);
             }
         }
@@ -252,6 +263,10 @@ impl Source for MemorySource {
             })
             .collect();
         SourceStatus { assigned: true, lag, problem: None }
+    }
+
+    fn keep_within(&mut self, bytes: usize) {
+        self.within = bytes;
     }
 }
 
@@ -299,6 +314,11 @@ impl Committer for MemoryCommitter {
 impl Sink for MemoryBroker {
     async fn send(&self, record: Outgoing) -> Result<Origin, TransportError> {
         self.shared.append(vec![record]).await.pop().ok_or(TransportError::Closed)
+    }
+
+    /// Half of what a topic holds: what is in this process's memory is nowhere else, and goes with it.
+    async fn inline_limit(&self, _: Topic) -> usize {
+        self.shared.limits.bytes / 2
     }
 }
 
@@ -415,6 +435,20 @@ mod tests {
             records.iter().map(|r| Completed { origin: r.origin, outputs: vec![] }).collect();
         exchange.committer.commit(done).await.unwrap();
         assert_eq!(third.await.unwrap().offset, 2);
+    }
+
+    #[tokio::test]
+    async fn no_more_bytes_are_handed_out_than_were_asked_for_or_one_record() {
+        let broker = MemoryBroker::default();
+        let mut exchange = broker.exchange("g", &[Topic::Images]).await.unwrap();
+        exchange.source.keep_within(5);
+        for value in ["aa", "bbb", "c", "too large", "d"] {
+            broker.send(record(Topic::Images, value)).await.unwrap();
+        }
+        assert_eq!(values(&mut *exchange.source, 9).await, ["aa", "bbb"]);
+        assert_eq!(values(&mut *exchange.source, 9).await, ["c"]);
+        assert_eq!(values(&mut *exchange.source, 9).await, ["too large"]);
+        assert_eq!(values(&mut *exchange.source, 9).await, ["d"]);
     }
 
     #[tokio::test]

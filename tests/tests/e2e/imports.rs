@@ -79,6 +79,21 @@ fn users(what: &str, allowed: &str) -> Vec<String> {
     users
 }
 
+/// Original files are in the inbox: those who feed `images` put them there, prepare takes them out, and nobody else speaks of it.
+#[test]
+fn only_those_who_feed_and_prepare_know_the_inbox() {
+    let knows = ["services/gateway", "services/prepare", "services/duet"];
+    let services = members().into_iter().filter(|member| member.folder.starts_with("services/"));
+    for member in services.filter(|member| !knows.contains(&member.folder.as_str())) {
+        let mut files = Vec::new();
+        sources(&root().join(&member.folder).join("src"), &mut files);
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap().to_lowercase();
+            assert!(!text.contains("inbox"), "{} speaks of the inbox", file.display());
+        }
+    }
+}
+
 #[test]
 fn no_service_imports_another() {
     let members = members();

@@ -8,6 +8,7 @@
 
 mod access;
 mod chaos;
+mod claim;
 mod fleet;
 mod imports;
 mod mutations;

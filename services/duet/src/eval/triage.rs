@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use bytes::Bytes;
 use chrono::Utc;
 use duet_blob::BlobStore;
 use duet_case::Decision;
@@ -13,7 +12,7 @@ use duet_evaluation::{
     triage::{TriageScore, abnormal, triage, wrong},
 };
 use duet_inference::{Registry, VisionLanguage};
-use duet_prepare::{Prepare, PseudonymKey, RawImage};
+use duet_prepare::{File, Prepare, PseudonymKey, RawImage};
 use duet_stage::{Outcome, Stage as _};
 use duet_triage::Triage;
 
@@ -89,7 +88,8 @@ async fn triaged(
     let prepare = Prepare::new(config.settings.prepare.clone(), blobs.clone(), key);
     let triage = Triage::new(config.settings.triage.clone(), Arc::clone(model), blobs)?;
     let received_at = Utc::now();
-    let raw = files.into_iter().map(|bytes| RawImage { bytes: Bytes::from(bytes), received_at });
+    let raw =
+        files.into_iter().map(|bytes| RawImage { file: File::Inline(bytes.into()), received_at });
     let mut scores = Vec::new();
     let mut waiting = Vec::new();
     for (i, outcome) in prepare.process(raw.collect()).await.into_iter().enumerate() {

@@ -89,6 +89,32 @@ pub(super) async fn create(config: &KafkaConfig) -> Result<Vec<Topic>, Transport
     Ok(created)
 }
 
+/// The largest record that `topic` takes, where the broker tells.
+pub(super) async fn max_message_bytes(
+    config: &KafkaConfig,
+    topic: Topic,
+) -> Result<Option<usize>, TransportError> {
+    let admin = Admin::open(config)?;
+    let name = config.name_of(topic);
+    let told = admin
+        .client
+        .describe_configs(&[ResourceSpecifier::Topic(&name)], &admin.options)
+        .await
+        .map_err(|error| admin.trouble.explain(&error))?;
+    match told.into_iter().next() {
+        Some(Ok(resource)) => Ok(resource
+            .entries
+            .into_iter()
+            .find(|entry| entry.name == "max.message.bytes")
+            .and_then(|entry| entry.value?.parse().ok())),
+        Some(Err(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)) => {
+            let reason = format!("this principal may not see the settings of topic {name}");
+            Err(TransportError::Refused { reason })
+        }
+        _ => Ok(None),
+    }
+}
+
 /// What is there under every topic's name.
 pub(super) async fn describe(
     config: &KafkaConfig,

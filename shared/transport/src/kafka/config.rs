@@ -10,14 +10,17 @@ use crate::TransportError;
 
 /// Room for headers and for what a batch adds around its records.
 const HEAD_ROOM: usize = 1 << 20;
-/// Bytes that the client fetches ahead, and as many again in this crate's buffer.
-pub(super) const BUFFER_BYTES: usize = 64 << 20;
+/// Less than a topic's largest record: what is around a value that is sent.
+const RECORD_ROOM: usize = 64 << 10;
 /// Records in this crate's buffer.
 pub(super) const BUFFER_RECORDS: usize = 1000;
 /// A replica that is gone for this long without a word loses its partitions.
 const SESSION_TIMEOUT_MS: u64 = 20_000;
 /// A replica that does not poll for this long loses its partitions.
 const MAX_POLL_INTERVAL_MS: u64 = 300_000;
+/// How long the polling thread stands still for want of room before it pauses its partitions. Pausing throws away
+/// what the client has fetched ahead, so it is the exception; standing still keeps a rebalance waiting.
+const STILL_MS: u64 = 10_000;
 /// How often the client tells its state: lag is as fresh as this.
 const STATISTICS_INTERVAL_MS: u64 = 2_000;
 
@@ -47,6 +50,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("plugin.library.paths", "Duet loads no foreign code"),
     ("receive.message.max.bytes", "set kafka.max_message_bytes"),
     ("request.required.acks", "every record is acknowledged by all in-sync replicas"),
+    ("queued.max.messages.kbytes", "set kafka.buffer_bytes"),
     ("socket.timeout.ms", "set kafka.request_timeout_ms"),
     ("statistics.interval.ms", "lag comes from it"),
     ("transaction.timeout.ms", "set kafka.transaction_timeout_ms"),
@@ -80,8 +84,11 @@ pub struct KafkaConfig {
     pub replication_factor: i32,
     /// Bytes of the largest record, headers included. Topics are created with it.
     pub max_message_bytes: usize,
-    /// Hours that `images` and `dead-letters` are kept, where they are created here. They may hold what identifies
-    /// a patient.
+    /// Bytes of records that are fetched ahead, and as many again that wait before a stage; one record more of each
+    /// where it is larger.
+    pub buffer_bytes: usize,
+    /// Hours that `images` and `dead-letters` are kept, where they are created here, and the files in the blob store's
+    /// inbox. They may hold what identifies a patient.
     pub guarded_retention_hours: u64,
     /// Milliseconds that a single request may take, and that a start waits for the cluster.
     pub request_timeout_ms: u64,
@@ -101,6 +108,7 @@ impl Default for KafkaConfig {
             partitions: 3,
             replication_factor: -1,
             max_message_bytes: (32 << 20) + HEAD_ROOM,
+            buffer_bytes: 64 << 20,
             guarded_retention_hours: 72,
             request_timeout_ms: 8_000,
             transaction_timeout_ms: 30_000,
@@ -143,6 +151,18 @@ impl KafkaConfig {
                 self.max_message_bytes
             ));
         }
+        if !((1 << 20)..=(1 << 30)).contains(&self.buffer_bytes) {
+            return refuse(format!(
+                "kafka.buffer_bytes is {}, but it must be from 1 MiB to 1 GiB",
+                self.buffer_bytes
+            ));
+        }
+        if !(1..=87_600).contains(&self.guarded_retention_hours) {
+            return refuse(format!(
+                "kafka.guarded_retention_hours is {}, but it must be from 1 to 87600",
+                self.guarded_retention_hours
+            ));
+        }
         if !(1_000..=300_000).contains(&self.request_timeout_ms) {
             return refuse(format!(
                 "kafka.request_timeout_ms is {}, but it must be from 1000 to 300000",
@@ -164,7 +184,48 @@ impl KafkaConfig {
                 ));
             }
         }
+        self.validate_poll_interval().map_err(|reason| TransportError::Configuration { reason })
+    }
+
+    /// Polling goes on while a stage works, but not while partitions are handed over: a commit that has begun is then
+    /// waited for. All of it has to fit between two polls.
+    fn validate_poll_interval(&self) -> Result<(), String> {
+        for name in ["max.poll.interval.ms", "session.timeout.ms"] {
+            if let Some(text) = self.properties.get(name)
+                && text.parse::<u64>().is_err()
+            {
+                return Err(format!(
+                    "kafka.properties sets {name:?} to {text:?}, but it must be a whole number of milliseconds"
+                ));
+            }
+        }
+        let interval = self.milliseconds("max.poll.interval.ms", MAX_POLL_INTERVAL_MS);
+        let session = self.milliseconds("session.timeout.ms", SESSION_TIMEOUT_MS);
+        if session > interval {
+            return Err(format!(
+                "kafka.properties: session.timeout.ms is {session}, but it must not be more than max.poll.interval.ms, which is {interval}"
+            ));
+        }
+        let (transaction, request) = (self.transaction_timeout_ms, self.request_timeout_ms);
+        let still = u64::try_from(self.stands_still().as_millis()).unwrap_or(u64::MAX);
+        // A producer is opened, a transaction is tried, and a producer is opened again in the place of a broken one.
+        // Topics are looked up, the transaction is taken back, offsets are asked for and gone back to.
+        let worst = 3 * transaction + 4 * request + 1_000 + still;
+        if worst > interval {
+            return Err(format!(
+                "kafka.properties: max.poll.interval.ms is {interval}, but polling may stand still for {worst} ms: 3 x kafka.transaction_timeout_ms ({transaction}) + 4 x kafka.request_timeout_ms ({request}) + 1000 for topics to appear + {still} of back-pressure; raise it, or lower those"
+            ));
+        }
         Ok(())
+    }
+
+    fn milliseconds(&self, property: &str, default: u64) -> u64 {
+        self.properties.get(property).and_then(|text| text.parse().ok()).unwrap_or(default)
+    }
+
+    /// How long the polling thread waits for room.
+    pub(super) fn stands_still(&self) -> Duration {
+        Duration::from_millis(STILL_MS).min(self.max_poll_interval() / 3)
     }
 
     /// The name of `topic` on the broker.
@@ -185,10 +246,15 @@ impl KafkaConfig {
         Duration::from_millis(self.transaction_timeout_ms)
     }
 
-    /// How long a replica may go without polling.
-    pub(super) fn max_poll_interval(&self) -> Duration {
-        let own = self.properties.get("max.poll.interval.ms").and_then(|text| text.parse().ok());
-        Duration::from_millis(own.unwrap_or(MAX_POLL_INTERVAL_MS))
+    /// How long a replica may go without polling (`max.poll.interval.ms`), and a batch be in work before the replica is
+    /// taken for hanging.
+    pub fn max_poll_interval(&self) -> Duration {
+        Duration::from_millis(self.milliseconds("max.poll.interval.ms", MAX_POLL_INTERVAL_MS))
+    }
+
+    /// Bytes of the largest value that goes into a topic that takes records of `max_message_bytes`.
+    pub(super) fn inline_limit(&self, max_message_bytes: usize) -> usize {
+        self.max_message_bytes.min(max_message_bytes).saturating_sub(RECORD_ROOM)
     }
 
     /// The largest record that `topic` takes, where it is created here. A dead letter is the original record with
@@ -211,7 +277,7 @@ impl KafkaConfig {
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "2000")
             .set("log.connection.close", "false")
-            .set("receive.message.max.bytes", (self.fetch_bytes() + (32 << 20)).to_string())
+            .set("receive.message.max.bytes", self.receive_bytes().to_string())
             .set("message.max.bytes", self.record_bytes().to_string())
             // What matters comes by the error callback; the rest is for those who look for a fault.
             .set_log_level(RDKafkaLogLevel::Notice);
@@ -235,7 +301,7 @@ impl KafkaConfig {
             ("fetch.message.max.bytes", self.record_bytes().to_string()),
             ("fetch.max.bytes", self.fetch_bytes().to_string()),
             ("fetch.queue.backoff.ms", "100".to_owned()),
-            ("queued.max.messages.kbytes", (BUFFER_BYTES >> 10).to_string()),
+            ("queued.max.messages.kbytes", (self.buffer_bytes >> 10).to_string()),
         ] {
             client.set(name, value);
         }
@@ -259,7 +325,7 @@ impl KafkaConfig {
             .set("linger.ms", "1")
             .set("partitioner", "murmur2_random")
             .set("message.timeout.ms", self.transaction_timeout_ms.to_string())
-            .set("queue.buffering.max.kbytes", (self.fetch_bytes() >> 9).to_string());
+            .set("queue.buffering.max.kbytes", (self.queue_bytes() >> 10).to_string());
         client
     }
 
@@ -277,7 +343,17 @@ impl KafkaConfig {
     }
 
     fn fetch_bytes(&self) -> usize {
-        self.record_bytes().max(BUFFER_BYTES)
+        self.record_bytes().max(self.buffer_bytes)
+    }
+
+    /// The largest answer. Clients that fetch nothing keep the client's own limit on fetching, 50 MiB, and want more.
+    fn receive_bytes(&self) -> usize {
+        self.fetch_bytes().max(32 << 20) + (32 << 20)
+    }
+
+    /// What a producer holds until the broker has it; who sends more waits.
+    fn queue_bytes(&self) -> usize {
+        (2 * self.record_bytes()).max(self.buffer_bytes)
     }
 }
 
@@ -305,6 +381,15 @@ mod tests {
         {
             client.create_native_config().unwrap();
         }
+        config.buffer_bytes = 1 << 20;
+        config.max_message_bytes = 1 << 20;
+        config.validate().unwrap();
+        for client in [config.client(), config.consumer("g")] {
+            // Only a client that is made says which of its settings do not go together.
+            let made: Result<rdkafka::consumer::BaseConsumer, _> = client.create();
+            made.unwrap();
+        }
+        config.buffer_bytes = 1 << 30;
         config.max_message_bytes = 900 << 20;
         config.validate().unwrap();
         config.consumer("g").create_native_config().unwrap();
@@ -320,12 +405,40 @@ mod tests {
             ("partitions", KafkaConfig { partitions: 0, ..ok.clone() }),
             ("replication_factor", KafkaConfig { replication_factor: 0, ..ok.clone() }),
             ("max_message_bytes", KafkaConfig { max_message_bytes: 10, ..ok.clone() }),
+            ("buffer_bytes", KafkaConfig { buffer_bytes: 10, ..ok.clone() }),
+            ("guarded_retention_hours", KafkaConfig { guarded_retention_hours: 0, ..ok.clone() }),
             ("request_timeout_ms", KafkaConfig { request_timeout_ms: 1, ..ok.clone() }),
             ("transaction_timeout_ms", KafkaConfig { transaction_timeout_ms: 8_000, ..ok }),
         ] {
             let error = config.validate().unwrap_err().to_string();
             assert!(error.contains(&format!("kafka.{name}")), "{error}");
         }
+    }
+
+    #[test]
+    fn what_does_not_fit_between_two_polls_is_refused_with_the_sum() {
+        let check = |interval: &str, session: &str, says: Option<&str>| {
+            let properties = [("max.poll.interval.ms", interval), ("session.timeout.ms", session)];
+            let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let config = KafkaConfig { properties: properties.into(), ..KafkaConfig::default() };
+            match (config.validate(), says) {
+                (Ok(()), None) => {}
+                (Err(error), Some(says)) => {
+                    assert!(error.to_string().contains(says), "{error}");
+                }
+                (result, says) => panic!("{interval} {session}: {result:?}, {says:?}"),
+            }
+        };
+        // 3 x 30000 + 4 x 8000 + 1000 + 10000
+        check("133000", "20000", None);
+        check(
+            "132999",
+            "20000",
+            Some("may stand still for 133000 ms: 3 x kafka.transaction_timeout_ms (30000)"),
+        );
+        check("133000", "133001", Some("session.timeout.ms is 133001"));
+        check("five minutes", "20000", Some("\"five minutes\""));
+        assert_eq!(KafkaConfig::default().max_poll_interval(), Duration::from_secs(300));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sending: many records at once within a commit, or one at a time.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
@@ -20,7 +20,7 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaConfig, convert,
+    KafkaConfig, admin, convert,
     probe::{Probe, blocking, unusable},
     trouble::{Listener, Trouble},
 };
@@ -221,6 +221,8 @@ pub(super) struct KafkaSink {
     trouble: Arc<Trouble>,
     /// Topics that are known to exist.
     known: Mutex<HashSet<Topic>>,
+    /// The largest records of topics, where their broker told or will not tell.
+    largest: Mutex<HashMap<Topic, usize>>,
 }
 
 impl KafkaSink {
@@ -233,7 +235,12 @@ impl KafkaSink {
             .producer()
             .create_with_context(Listener(Arc::clone(&trouble)))
             .map_err(|error| unusable(&error))?;
-        Ok(Self { config: config.clone(), producer, trouble, known: Mutex::default() })
+        let (known, largest) = (Mutex::default(), Mutex::default());
+        Ok(Self { config: config.clone(), producer, trouble, known, largest })
+    }
+
+    fn largest(&self) -> MutexGuard<'_, HashMap<Topic, usize>> {
+        self.largest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, HashSet<Topic>> {
@@ -280,5 +287,22 @@ impl Sink for KafkaSink {
                 _ => self.trouble.explain(&error),
             }),
         }
+    }
+
+    async fn inline_limit(&self, topic: Topic) -> usize {
+        let held = self.largest().get(&topic).copied();
+        if let Some(held) = held {
+            return held;
+        }
+        let (limit, is_known) = match admin::max_message_bytes(&self.config, topic).await {
+            Ok(told) => (self.config.inline_limit(told.unwrap_or(usize::MAX)), true),
+            // A principal that may not see a topic's settings goes by its own.
+            Err(TransportError::Refused { .. }) => (self.config.inline_limit(usize::MAX), true),
+            Err(_) => (self.config.inline_limit(usize::MAX), false),
+        };
+        if is_known {
+            self.largest().insert(topic, limit);
+        }
+        limit
     }
 }

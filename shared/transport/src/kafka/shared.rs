@@ -140,15 +140,22 @@ impl Shared {
         !is_full(&mut state)
     }
 
-    /// How many records wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.state().buffer.len()
+    /// How many records wait, and their bytes.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.buffer.len(), state.bytes)
     }
 
-    /// Up to `max` records, in order.
-    pub(super) fn take(&self, max: usize) -> Vec<Record> {
+    /// Up to `max` records, in order, with `within` bytes together, or one that is larger.
+    pub(super) fn take(&self, max: usize, within: usize) -> Vec<Record> {
         let mut state = self.state();
-        let count = max.min(state.buffer.len());
+        let mut bytes = 0_usize;
+        let fits = |record: &&Record| {
+            let is_first = bytes == 0;
+            bytes = bytes.saturating_add(record.value.len().max(1));
+            is_first || bytes <= within
+        };
+        let count = state.buffer.iter().take(max).take_while(fits).count();
         let records: Vec<Record> = state.buffer.drain(..count).collect();
         for record in &records {
             state.bytes -= record.value.len();
@@ -305,7 +312,7 @@ mod tests {
     }
 
     fn take(shared: &Shared) -> Vec<Completed> {
-        let records = shared.take(9);
+        let records = shared.take(9, usize::MAX);
         records.into_iter().map(|r| Completed { origin: r.origin, outputs: vec![] }).collect()
     }
 
@@ -317,7 +324,7 @@ mod tests {
         let done = take(&shared);
         push(&shared, IMAGES_0, 6);
         shared.revoke(&[IMAGES_0], false);
-        assert_eq!(shared.waiting(), 0);
+        assert_eq!(shared.waiting(), (0, 0));
         let (admitted, returned) = shared.admit(done.clone());
         assert_eq!((admitted.len(), returned), (1, 1));
         assert_eq!(admitted[0].origin.partition, 1);
@@ -338,7 +345,7 @@ mod tests {
         assert_eq!(shared.admit(done).0.len(), 1);
         // What the consumer still gives from ahead is not wanted until it was moved back.
         push(&shared, IMAGES_0, 6);
-        assert_eq!(shared.waiting(), 0);
+        assert_eq!(shared.waiting(), (0, 0));
         assert_eq!(shared.to_rewind(), [(IMAGES_0, Some(5))]);
         shared.rewound([(IMAGES_0, Some(5))]);
         push(&shared, IMAGES_0, 5);
@@ -357,7 +364,18 @@ mod tests {
             push(&shared, IMAGES_0, offset);
         }
         assert!(!shared.wait_for_room(Duration::ZERO));
-        assert_eq!(shared.take(1).len(), 1);
+        assert_eq!(shared.take(1, usize::MAX).len(), 1);
         assert!(shared.wait_for_room(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_bytes_but_never_empty() {
+        let shared = shared();
+        for offset in 0..3 {
+            push(&shared, IMAGES_0, offset); // ten bytes each
+        }
+        assert_eq!(shared.take(9, 25).len(), 2);
+        assert_eq!(shared.take(9, 5).len(), 1);
+        assert_eq!(shared.waiting(), (0, 0));
     }
 }

@@ -31,9 +31,6 @@ use crate::{Lag, Record, Source, SourceStatus, TransportError};
 const FIRST: Duration = Duration::from_millis(500);
 /// How long the client is polled at a time.
 const POLL: Duration = Duration::from_millis(100);
-/// How long the polling thread stands still for want of room before it pauses its partitions. Pausing throws away
-/// what the client has fetched ahead, so it is the exception; standing still keeps a rebalance waiting.
-const STILL: Duration = Duration::from_secs(10);
 /// How long dropping a source waits for it to leave its group.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -146,6 +143,11 @@ impl ConsumerContext for Watch {
             let lost = consumer.assignment_lost();
             let places = self.places(list);
             info!(partitions = places.len(), lost, "partitions revoked");
+            if lost {
+                // Where it did not poll in time, the client has said so already, and the first words stay.
+                let reason = "the group went on without it, since the broker had not heard of it for session.timeout.ms";
+                self.trouble.note(Code::PollExceeded, reason);
+            }
             self.shared.revoke(&places, lost);
         }
     }
@@ -178,8 +180,13 @@ impl Poller {
     pub(super) fn start(consumer: Arc<Client>) -> Result<KafkaSource, TransportError> {
         let watch = consumer.client().context();
         let (shared, trouble) = (Arc::clone(&watch.shared), Arc::clone(&watch.trouble));
-        let source = KafkaSource { shared: Arc::clone(&shared), trouble: Arc::clone(&trouble) };
         let config = watch.config.clone();
+        let source = KafkaSource {
+            shared: Arc::clone(&shared),
+            trouble: Arc::clone(&trouble),
+            within: usize::MAX,
+            patience: config.max_poll_interval(),
+        };
         let poller = Self { consumer, config, shared, trouble, paused: None };
         thread::Builder::new().name("kafka-poll".to_owned()).spawn(move || poller.run()).map_err(
             |error| TransportError::Client { reason: format!("no thread to poll with: {error}") },
@@ -188,7 +195,7 @@ impl Poller {
     }
 
     fn run(mut self) {
-        let still = STILL.min(self.config.max_poll_interval() / 3);
+        let still = self.config.stands_still();
         while !self.shared.state().stopping {
             self.rewind();
             self.keep_to_the_bounds(still);
@@ -288,6 +295,9 @@ impl Poller {
 pub(super) struct KafkaSource {
     shared: Arc<Shared>,
     trouble: Arc<Trouble>,
+    /// Bytes handed out at a time.
+    within: usize,
+    patience: Duration,
 }
 
 #[async_trait]
@@ -307,14 +317,15 @@ impl Source for KafkaSource {
             if left {
                 return Err(TransportError::Closed);
             }
-            let waiting = self.shared.waiting();
+            let (waiting, bytes) = self.shared.waiting();
             if waiting > 0 && !has_first {
                 has_first = true;
                 deadline = Instant::now() + fill;
             }
             // Nothing is taken before the last await, so that a poll that is given up loses no record.
-            if waiting >= max || tokio::time::timeout_at(deadline.into(), arrived).await.is_err() {
-                return Ok(self.shared.take(max));
+            let is_full = waiting >= max || bytes >= self.within;
+            if is_full || tokio::time::timeout_at(deadline.into(), arrived).await.is_err() {
+                return Ok(self.shared.take(max, self.within));
             }
         }
     }
@@ -326,6 +337,14 @@ impl Source for KafkaSource {
             lag: state.lag.clone(),
             problem: self.trouble.words(),
         }
+    }
+
+    fn keep_within(&mut self, bytes: usize) {
+        self.within = bytes;
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
     }
 }
 

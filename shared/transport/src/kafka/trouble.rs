@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use duet_telemetry::metrics;
 use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel,
@@ -36,12 +37,16 @@ pub(super) struct Trouble {
 
 impl Trouble {
     pub(super) fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), logs: true, current: Mutex::new(None) }
+        Self::that_logs(true, address)
     }
 
     /// One whose words go to the caller alone.
     pub(super) fn quiet(address: &str) -> Self {
-        Self { logs: false, ..Self::new(address) }
+        Self::that_logs(false, address)
+    }
+
+    fn that_logs(logs: bool, address: &str) -> Self {
+        Self { address: address.to_owned(), logs, current: Mutex::new(None) }
     }
 
     fn current(&self) -> MutexGuard<'_, Option<(Kind, String)>> {
@@ -65,7 +70,9 @@ impl Trouble {
         };
         let address = &self.address;
         let words = match kind {
-            Kind::Unreachable => format!("no Kafka broker answers at {address}: {reason}"),
+            Kind::Unreachable => format!(
+                "no Kafka broker answers at {address}: {reason}; check that it runs and that kafka.bootstrap names it. Work goes on by itself when it is back"
+            ),
             Kind::Credentials => format!(
                 "the Kafka broker at {address} refused the credentials: {reason}; check kafka.properties"
             ),
@@ -76,7 +83,7 @@ impl Trouble {
                 format!("a topic is missing: {reason}; create it with `duet topics create`")
             }
             Kind::Evicted => format!(
-                "this replica lost its partitions because it did not poll in time: {reason}; it joins again by itself"
+                "this replica lost its partitions: {reason}. It joins again by itself, and what it had taken up is handed out again. Where this comes often, the process is stopped or starved: give it CPU and memory, or raise session.timeout.ms and max.poll.interval.ms in kafka.properties"
             ),
         };
         self.set(kind, words);
@@ -91,18 +98,33 @@ impl Trouble {
         }
         if self.logs {
             warn!("{words}");
+            metrics().kafka_troubles.with_label_values(&[kind.label()]).inc();
+            self.show(known, Some(kind));
         }
         *current = Some((kind, words));
     }
 
+    /// Brings the gauges up to date: each is the number of clients with that trouble.
+    fn show(&self, before: Option<Kind>, now: Option<Kind>) {
+        let gauge = &metrics().kafka_trouble;
+        if let Some(kind) = before {
+            gauge.with_label_values(&[kind.label()]).dec();
+        }
+        if let Some(kind) = now {
+            gauge.with_label_values(&[kind.label()]).inc();
+        }
+    }
+
     fn clear(&self, ended: impl Fn(Kind) -> bool) {
         let mut current = self.current();
-        if current.as_ref().is_some_and(|(kind, _)| ended(*kind)) {
-            if self.logs {
-                info!("Kafka: all is well again");
-            }
-            *current = None;
+        let Some(kind) = current.as_ref().map(|(kind, _)| *kind).filter(|kind| ended(*kind)) else {
+            return;
+        };
+        if self.logs {
+            info!("Kafka: all is well again");
+            self.show(Some(kind), None);
         }
+        *current = None;
     }
 
     /// A broker is up.
@@ -140,6 +162,27 @@ impl Trouble {
             self.note(Code::PollExceeded, message);
         } else {
             debug!(target: "librdkafka", ?level, facility, "{message}");
+        }
+    }
+}
+
+impl Drop for Trouble {
+    fn drop(&mut self) {
+        if self.logs {
+            self.show(self.kind(), None);
+        }
+    }
+}
+
+impl Kind {
+    /// The metric's label.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Credentials => "credentials",
+            Self::Forbidden => "forbidden",
+            Self::UnknownTopic => "unknown_topic",
+            Self::Evicted => "evicted",
         }
     }
 }
@@ -215,6 +258,34 @@ mod tests {
         assert!(trouble.words().unwrap().contains("duet topics create"));
         trouble.is_assigned();
         assert_eq!(trouble.words(), None);
+    }
+
+    #[test]
+    fn every_trouble_has_words_with_what_to_do_and_a_metric_that_goes_with_it() {
+        for (code, kind, remedy) in [
+            (Code::AllBrokersDown, "unreachable", "kafka.bootstrap"),
+            (Code::Authentication, "credentials", "kafka.properties"),
+            (Code::GroupAuthorizationFailed, "forbidden", "ACL"),
+            (Code::UnknownTopicOrPartition, "unknown_topic", "duet topics create"),
+            (Code::PollExceeded, "evicted", "max.poll.interval.ms"),
+        ] {
+            let trouble = Trouble::new("a:1");
+            // Other tests of this process have troubles as well.
+            let count = || metrics().kafka_troubles.with_label_values(&[kind]).get();
+            let before = count();
+            trouble.note(code, "the client's words");
+            trouble.note(code, "the client's words, again");
+            assert!(count() > before, "{kind}");
+            let words = trouble.words().unwrap();
+            assert!(words.contains(remedy) && words.contains("the client's words"), "{words}");
+        }
+        let trouble = Trouble::new("a:1");
+        trouble.log(
+            RDKafkaLogLevel::Warning,
+            "MAXPOLL",
+            "Application maximum poll interval exceeded",
+        );
+        assert_eq!(trouble.kind(), Some(Kind::Evicted));
     }
 
     #[test]
