@@ -95,7 +95,8 @@ fn row(info: &ModelInfo) -> [String; 7] {
             let labels: Vec<_> = spec.labels.iter().map(|label| label.name.as_str()).collect();
             format!("{}: {}", manifest.title, labels.join(", "))
         }
-        Kind::VisionLanguage(_) | Kind::Segmentation(_) | Kind::Text(_) => manifest.title.clone(),
+        Kind::VisionLanguage(spec) => format!("{}; {}", manifest.title, spec.decision.clearing()),
+        Kind::Segmentation(_) | Kind::Text(_) => manifest.title.clone(),
     };
     let purpose = match manifest.caveat() {
         Some(caveat) => format!("{purpose} ({caveat})"),

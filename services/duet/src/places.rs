@@ -7,8 +7,12 @@ use std::{
 };
 
 use duet_blob::BlobStore;
+use duet_inference::ApiKey;
 
 use crate::{Usage, config::Config};
+
+/// The key of the served generalist: a variable and no key of the configuration, so that it is never shown.
+pub(crate) const BACKEND_KEY: &str = "DUET_TRIAGE_BACKEND_API_KEY";
 
 /// Duet's own state of this user: `$XDG_STATE_HOME/duet`, else `~/.local/state/duet`.
 pub(crate) fn state() -> Result<PathBuf, Usage> {
@@ -50,6 +54,23 @@ pub(crate) fn pseudonym_key(config: &Config) -> Result<PathBuf, Usage> {
         Some(path) => Ok(path.clone()),
         None => Ok(state()?.join("pseudonym.key")),
     }
+}
+
+/// The key of the served generalist, where it has one.
+pub(crate) fn backend_key(config: &Config) -> Result<Option<ApiKey>, Usage> {
+    let file = config.settings.triage.backend.api_key_file.as_deref();
+    let variable = env::var_os(BACKEND_KEY).filter(|value| !value.is_empty());
+    let key = match (file, variable) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => {
+            return Err(Usage(format!(
+                "the served generalist's key is given twice: unset {BACKEND_KEY} or triage.backend.api_key_file"
+            )));
+        }
+        (Some(file), None) => ApiKey::read(file),
+        (None, Some(value)) => ApiKey::new(BACKEND_KEY, &value.to_string_lossy()),
+    };
+    key.map(Some).map_err(|error| Usage(error.to_string()))
 }
 
 /// The folder of models.

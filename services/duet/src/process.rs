@@ -29,6 +29,9 @@ use crate::{
 /// After a signal, what was taken up has this long to be finished.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// What says how a served generalist is. Images are flagged where it does not answer, so nothing waits for it.
+pub(crate) const BACKEND: &str = "served generalist";
+
 /// What the services of one process share. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Host {
@@ -198,9 +201,9 @@ impl Process {
         failed
     }
 
-    /// Waits until every part is in order; fails as soon as one has failed.
+    /// Waits until every part of this process is in order; fails as soon as one has failed.
     pub(crate) async fn ready(&mut self) -> Result<()> {
-        while !self.host.health.missing().is_empty() {
+        while self.host.health.missing().keys().any(|item| item != BACKEND) {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
                 ended = self.tasks.join_next() => self.failure(ended)?,

@@ -1,13 +1,17 @@
 //! The services, one row each. Adding one is adding a row.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use duet_inference::{Kind, Manifest};
+use duet_inference::{Kind, Manifest, Served};
+use duet_triage::{Generalist, Triage};
 use futures::future::{BoxFuture, FutureExt as _};
 
-use crate::{cli, places, process::Host};
+use crate::{
+    cli, places,
+    process::{self, Host},
+};
 
 /// Whether a service loads a model.
 pub(crate) type Needs = fn(&Manifest) -> bool;
@@ -135,10 +139,24 @@ async fn prepare(host: Host) -> Result<()> {
 }
 
 async fn triage(host: Host) -> Result<()> {
-    let models = host.models().await?;
+    const FAILS: &str = "triage cannot start";
     let config = host.settings().triage.clone();
-    let stage = duet_triage::Triage::open(config, &models, host.blobs.clone())
-        .context("triage cannot start")?;
+    let key = places::backend_key(&host.config)?;
+    let stage = match Served::open(&config.backend, key).context(FAILS)? {
+        Some(served) => {
+            let served = Arc::new(served);
+            let health = host.health.item(process::BACKEND, "starting");
+            let generalist = Generalist::Served(Arc::clone(&served));
+            let stage = Triage::new(config, generalist, host.blobs.clone()).context(FAILS)?;
+            duet_triage::stand_by(&served, health, &host.shutdown).await;
+            stage.tell();
+            stage
+        }
+        None => {
+            let models = host.models().await?;
+            Triage::open(config, &models, host.blobs.clone()).context(FAILS)?
+        }
+    };
     host.run(stage).await
 }
 

@@ -11,7 +11,7 @@ use duet_inference::{DualEncoder, PromptScore, Prompts, Registry, TextEncoder, t
 use duet_prepare::{DecoderPool, File, Launch, Prepare, PseudonymKey, RawImage};
 use duet_stage::{Outcome, Reason, Setback, Stage as _, compute, fetch_rendition};
 use duet_telemetry::Health;
-use duet_triage::Triage;
+use duet_triage::{Generalist, Triage};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -133,8 +133,8 @@ impl Trial {
         let prepare =
             Prepare::new(settings.prepare.clone(), blobs.clone(), PseudonymKey::random()?)
                 .with_decoder(Arc::clone(&self.decoder) as _);
-        let triage =
-            Triage::new(settings.triage.clone(), Arc::clone(&self.model) as _, blobs.clone())?;
+        let generalist = Generalist::Embedded(Arc::clone(&self.model) as _);
+        let triage = Triage::new(settings.triage.clone(), generalist, blobs.clone())?;
         let mut seen = Vec::with_capacity(files.len());
         let (mut places, mut images) = (Vec::new(), Vec::new());
         for file in files {

@@ -194,6 +194,7 @@ fn triage(decision: Decision, priority: Priority, abnormal: f64, reasons: &[&str
         question: question.into(),
         answer: answer.into(),
         probability: p(probability),
+        stated: false,
     };
     Triage {
         decision,

@@ -21,7 +21,9 @@ pub(crate) struct Verdict {
 ///
 /// Where the likeliest kind is out of scope and the image is flagged all the same, `kind` is the likeliest one in
 /// scope, so that in doubt a specialist looks.
-pub(crate) fn decide(look: &Look, rules: &DecisionRules) -> Verdict {
+///
+/// Where the probability of abnormal is `stated`, a served model wrote it and nothing computed it: it clears nothing.
+pub(crate) fn decide(look: &Look, rules: &DecisionRules, stated: bool) -> Verdict {
     let kinds = look.answers(Question::Kind);
     let in_scope: f64 =
         kinds.iter().filter(|own| own.in_scope).map(|own| own.probability.value()).sum();
@@ -38,7 +40,7 @@ pub(crate) fn decide(look: &Look, rules: &DecisionRules) -> Verdict {
         reasons.extend(doubt(likeliest, read_as, in_scope, uncertain_or_in_scope && says_in_scope));
         let fit = unfit.is_none();
         reasons.extend(unfit);
-        reasons.extend(not_cleared(&kind, &kind_meaning, abnormal, rules));
+        reasons.extend(not_cleared(&kind, &kind_meaning, abnormal, stated, rules));
         let decision = if reasons.is_empty() {
             reasons.push(cleared(abnormal, rules));
             Decision::Cleared
@@ -131,16 +133,26 @@ fn not_cleared(
     kind: &str,
     meaning: &str,
     abnormal: Probability,
+    stated: bool,
     rules: &DecisionRules,
 ) -> Vec<String> {
-    let looks = percent(abnormal.value());
+    let mut looks = percent(abnormal.value());
+    if stated {
+        looks.push_str(" as the model states it, which nothing measured");
+    }
     let Some(below) = rules.clear_below else {
-        return vec![format!(
-            "abnormal {looks}; the model may clear nothing: no calibration says below which probability that is safe"
-        )];
+        let why = rules.shortfall.map_or_else(
+            || "no calibration says below which probability that is safe".to_owned(),
+            |shortfall| shortfall.to_string(),
+        );
+        return vec![format!("abnormal {looks}; the model may clear nothing: {why}")];
     };
     let mut reasons = Vec::new();
-    if abnormal >= below {
+    if stated {
+        reasons.push(format!(
+            "abnormal {looks}: only a probability of the model's own outputs may clear"
+        ));
+    } else if abnormal >= below {
         let below = percent(below.value());
         reasons.push(format!("abnormal {looks}, and only below {below} may be cleared"));
     }
@@ -191,7 +203,7 @@ pub(crate) fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use duet_inference::Answered;
+    use duet_inference::{Answered, MissRate};
 
     use super::*;
 
@@ -207,6 +219,7 @@ mod tests {
             scope_min: p(0.1),
             fitness_min: p(0.5),
             clear_below: clear_below.map(p),
+            shortfall: None,
             clear_kinds: vec![FRONTAL.to_owned()],
             miss_rate: None,
         }
@@ -331,7 +344,7 @@ mod tests {
             ),
         ];
         for (replaced, clear_below, decision, priority, kind, reason) in table {
-            let verdict = decide(&look(replaced), &rules(*clear_below));
+            let verdict = decide(&look(replaced), &rules(*clear_below), false);
             let context = format!("{replaced:?} {clear_below:?}: {verdict:?}");
             assert_eq!(verdict.decision, *decision, "{context}");
             assert_eq!(verdict.priority, *priority, "{context}");
@@ -348,14 +361,41 @@ mod tests {
                 (Question::Abnormal, &[("normal", 0.2), ("abnormal", 0.8)]),
             ]),
             &rules(Some(0.03)),
+            false,
         );
         assert_eq!(verdict.fitness, "blurred");
         assert_eq!(verdict.reasons.len(), 2, "{:?}", verdict.reasons);
     }
 
     #[test]
+    fn a_probability_that_the_model_only_states_clears_nothing() {
+        for (clear_below, says) in [
+            (Some(0.03), "abnormal 1.0 % as the model states it, which nothing measured: only"),
+            (None, "which nothing measured; the model may clear nothing"),
+        ] {
+            let verdict = decide(&look(&[]), &rules(clear_below), true);
+            assert_eq!(verdict.decision, Decision::Flagged);
+            assert!(verdict.reasons[0].contains(says), "{:?}", verdict.reasons);
+        }
+    }
+
+    #[test]
+    fn too_little_calibration_is_the_reason_where_it_is() {
+        let rate =
+            MissRate { bound: p(0.02), confidence: p(0.95), positives: 148, measured: p(0.0) };
+        let rules = DecisionRules { shortfall: rate.shortfall(), ..rules(None) };
+        let verdict = decide(&look(&[]), &rules, false);
+        assert_eq!(verdict.decision, Decision::Flagged);
+        let reason = &verdict.reasons[0];
+        assert!(
+            reason.contains("148 abnormal images") && reason.contains("at least 149"),
+            "{reason}"
+        );
+    }
+
+    #[test]
     fn a_model_that_answers_nothing_clears_nothing() {
-        let verdict = decide(&Look { questions: Vec::new() }, &rules(Some(0.9)));
+        let verdict = decide(&Look { questions: Vec::new() }, &rules(Some(0.9)), false);
         assert_eq!(verdict.decision, Decision::Flagged, "{:?}", verdict.reasons);
     }
 }

@@ -7,63 +7,29 @@
 //! Deliberately absent: thresholds (they stand in the model's manifest) and pixels in anything that is emitted.
 
 mod audit;
+mod config;
 mod decide;
+mod served;
 
 use std::{sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use duet_blob::BlobStore;
-use duet_case::{Case, Decision, ModelRef, Probability, Score, Topic, Triage as Section};
-use duet_inference::{DecisionRules, Look, MissingModel, Registry, VisionLanguage};
+use duet_case::{Case, Decision, ModelRef, Score, Topic, Triage as Section};
+use duet_inference::{
+    DecisionRules, Look, MissingModel, Question, Registry, Served, ServedError, ServedLook,
+    VisionLanguage,
+};
 use duet_stage::{Outcome, Reason, Setback, Stage, compute, fetch_rendition};
 use duet_telemetry::metrics;
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
-use tracing::warn;
+use image::GrayImage;
+use tracing::{info, warn};
 
 use decide::{Verdict, decide};
 
-/// `[triage]` in the configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Name of the generalist among the models.
-    pub model: String,
-    /// Share of cleared images that a specialist looks at all the same, 0 to 1.
-    pub audit_rate: f64,
-    /// Another seed draws others for audit; the same one draws the same, so that a replay decides alike.
-    pub audit_seed: u64,
-    /// Instead of the manifest's: where the kinds in scope have together less, an image is out of scope.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope_min: Option<f64>,
-    /// Instead of the manifest's: where `fit` has less, an image is not fit to read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fitness_min: Option<f64>,
-    /// Instead of the manifest's: where `abnormal` has less, an image may be cleared. 0 clears nothing. A threshold
-    /// above the manifest's gives up the promise that was measured for it, and a warning says so at start-up.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clear_below: Option<f64>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            model: "generalist".to_owned(),
-            audit_rate: 0.05,
-            audit_seed: 0,
-            scope_min: None,
-            fitness_min: None,
-            clear_below: None,
-        }
-    }
-}
-
-/// A value in `[triage]` that cannot be.
-#[derive(Debug, thiserror::Error)]
-#[error("triage.{key} is {value}: it must be a number from 0 to 1")]
-pub struct ConfigError {
-    key: &'static str,
-    value: f64,
-}
+pub use config::{Config, ConfigError};
+pub use served::stand_by;
 
 /// Why the stage cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -74,93 +40,93 @@ pub enum TriageError {
     /// The generalist is not there.
     #[error("triage.model: {0}")]
     Model(#[from] MissingModel),
-}
-
-impl Config {
-    /// # Errors
-    ///
-    /// Names the first key whose value cannot be.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        self.overrides()?;
-        share("audit_rate", self.audit_rate)?;
-        Ok(())
-    }
-
-    fn overrides(&self) -> Result<[Option<Probability>; 3], ConfigError> {
-        let maybe = |key, value: Option<f64>| value.map(|value| share(key, value)).transpose();
-        Ok([
-            maybe("scope_min", self.scope_min)?,
-            maybe("fitness_min", self.fitness_min)?,
-            maybe("clear_below", self.clear_below)?,
-        ])
-    }
-
-    /// The model's rules with what the configuration says instead.
-    fn rules(&self, model: &DecisionRules) -> Result<DecisionRules, ConfigError> {
-        let [scope_min, fitness_min, clear_below] = self.overrides()?;
-        let mut rules = model.clone();
-        rules.scope_min = scope_min.unwrap_or(rules.scope_min);
-        rules.fitness_min = fitness_min.unwrap_or(rules.fitness_min);
-        if let Some(own) = clear_below {
-            let calibrated = model.clear_below.map_or(0.0, Probability::value);
-            if own.value() > calibrated {
-                // What was promised of the manifest's threshold does not hold for a higher one.
-                rules.miss_rate = None;
-                warn!(
-                    clear_below = own.value(),
-                    calibrated,
-                    "triage.clear_below is above the model's calibrated threshold: no miss rate was measured for it"
-                );
-            }
-            rules.clear_below = Some(own);
-        }
-        Ok(rules)
-    }
-}
-
-fn share(key: &'static str, value: f64) -> Result<Probability, ConfigError> {
-    Probability::new(value).map_err(|_| ConfigError { key, value })
+    /// The served generalist cannot be asked.
+    #[error(transparent)]
+    Served(#[from] ServedError),
 }
 
 /// The stage.
 pub struct Triage {
     config: Config,
     rules: DecisionRules,
-    model: Arc<dyn VisionLanguage>,
+    generalist: Generalist,
     blobs: BlobStore,
 }
 
+/// Who looks at every image. Clones share it.
+#[derive(Clone)]
+pub enum Generalist {
+    /// In this process, on its compute pool.
+    Embedded(Arc<dyn VisionLanguage>),
+    /// On a server.
+    Served(Arc<Served>),
+}
+
+impl Generalist {
+    /// Who that is, as far as it is known before an answer.
+    pub fn model(&self) -> ModelRef {
+        match self {
+            Self::Embedded(model) => model.model().clone(),
+            Self::Served(served) => served.model(),
+        }
+    }
+
+    fn rules(&self) -> &DecisionRules {
+        match self {
+            Self::Embedded(model) => model.rules(),
+            Self::Served(served) => served.rules(),
+        }
+    }
+}
+
 impl Triage {
-    /// The stage with the generalist that the configuration names.
+    /// The stage with the embedded generalist that the configuration names.
     ///
     /// # Errors
     ///
     /// Where the configuration cannot be, or the generalist is not in `models`: there is no other in its place.
     pub fn open(config: Config, models: &Registry, blobs: BlobStore) -> Result<Self, TriageError> {
         let model = models.vision_language(&config.model)?;
-        Ok(Self::new(config, model, blobs)?)
+        let stage = Self::new(config, Generalist::Embedded(model), blobs)?;
+        stage.tell();
+        Ok(stage)
     }
 
-    /// The stage with `model`, whatever the configuration calls it.
+    /// The stage with `generalist`, whatever the configuration calls it.
     ///
     /// # Errors
     ///
-    /// Where the configuration cannot be.
+    /// Where the configuration cannot be, or gives a threshold to a model that may clear nothing.
     pub fn new(
         config: Config,
-        model: Arc<dyn VisionLanguage>,
+        generalist: Generalist,
         blobs: BlobStore,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        let rules = config.rules(model.rules())?;
-        Ok(Self { config, rules, model, blobs })
+        let rules = config.rules(&generalist.model().name, generalist.rules())?;
+        Ok(Self { config, rules, generalist, blobs })
+    }
+
+    /// Says in the log what may be cleared, so that nobody waits for it of a model that may clear nothing.
+    pub fn tell(&self) {
+        let (model, clearing) = (self.generalist.model().name, self.rules.clearing());
+        match (self.rules.clear_below, self.rules.shortfall) {
+            (None, Some(_)) => warn!(model, "the generalist {clearing}"),
+            _ => info!(model, "the generalist {clearing}"),
+        }
     }
 
     async fn triage(&self, mut case: Case) -> Result<(Case, Topic), Setback> {
         let (_, png) = fetch_rendition(&self.blobs, &case).await?;
-        let model = Arc::clone(&self.model);
-        let look = compute::run(move || look(&*model, &png)).await?.map_err(Setback::Reject)?;
-        let section = self.section(&case, &look);
+        let section = match &self.generalist {
+            Generalist::Embedded(model) => {
+                let own = Arc::clone(model);
+                let look =
+                    compute::run(move || look(&*own, &png)).await?.map_err(Setback::Reject)?;
+                self.section(&case, &look, &self.rules, None, model.model().clone())
+            }
+            Generalist::Served(served) => self.ask(&case, served, png).await?,
+        };
         let topic = match section.decision {
             Decision::OutOfScope => Topic::OutOfScope,
             Decision::Cleared if !section.audit => Topic::Cleared,
@@ -174,9 +140,44 @@ impl Triage {
         Ok((case, topic))
     }
 
-    fn section(&self, case: &Case, look: &Look) -> Section {
+    async fn ask(&self, case: &Case, served: &Arc<Served>, png: Bytes) -> Result<Section, Setback> {
+        let own = Arc::clone(served);
+        let question = compute::run(move || {
+            let picture = picture(&png)?;
+            own.question(&picture).map_err(|error| Reason::of("inference", &error))
+        });
+        let question = question.await?.map_err(Setback::Reject)?;
+        let start = Instant::now();
+        let answered = served.ask(question).await;
+        let retried = match &answered {
+            Ok(answer) => answer.retried,
+            Err(failure) => failure.retried,
+        };
+        if let Some(kind) = retried {
+            metrics().backend_failures.with_label_values(&[kind.name(), "retried"]).inc();
+        }
+        Ok(match answered {
+            Ok(answer) => {
+                took(&answer.model.name, start);
+                let rules = served::rules_for(&answer, &self.rules);
+                let ServedLook { look, is_measured, model, .. } = answer;
+                self.section(case, &look, &rules, Some(is_measured), model)
+            }
+            Err(failure) => served::unanswered(case, served, &failure),
+        })
+    }
+
+    /// `measured` is for a served model alone: whether the probability of abnormal was computed; all else it wrote.
+    fn section(
+        &self,
+        case: &Case,
+        look: &Look,
+        rules: &DecisionRules,
+        measured: Option<bool>,
+        model: ModelRef,
+    ) -> Section {
         let Verdict { decision, priority, mut reasons, kind, kind_meaning, fitness, abnormal } =
-            decide(look, &self.rules);
+            decide(look, rules, measured == Some(false));
         let audit = decision == Decision::Cleared
             && audit::drawn(self.config.audit_seed, &case.id, self.config.audit_rate);
         if audit {
@@ -190,6 +191,8 @@ impl Triage {
                 question: asked.question.name().to_owned(),
                 answer: answer.id.clone(),
                 probability: answer.probability,
+                stated: measured
+                    .is_some_and(|measured| !measured || asked.question != Question::Abnormal),
             })
         });
         Section {
@@ -200,10 +203,10 @@ impl Triage {
             kind_meaning,
             fitness,
             abnormal,
-            clear_below: self.rules.clear_below,
+            clear_below: rules.clear_below,
             audit,
             scores: scores.collect(),
-            model: self.model.model().clone(),
+            model,
         }
     }
 }
@@ -214,8 +217,8 @@ impl Stage for Triage {
     type In = Case;
     type Out = Case;
 
-    fn models(&self, _case: &Case) -> Vec<ModelRef> {
-        vec![self.model.model().clone()]
+    fn models(&self, case: &Case) -> Vec<ModelRef> {
+        case.triage.iter().map(|own| own.model.clone()).collect()
     }
 
     async fn process(&self, batch: Vec<Case>) -> Vec<Outcome<Case>> {
@@ -231,15 +234,19 @@ impl Stage for Triage {
 
 /// Decodes the rendition and looks at it; on the compute pool.
 fn look(model: &dyn VisionLanguage, png: &[u8]) -> Result<Look, Reason> {
-    let picture = duet_imaging::decode_rendition(png)
-        .map_err(|error| Reason::of("rendition_unreadable", &error))?;
+    let picture = picture(png)?;
     let start = Instant::now();
     let look = model.look(&picture).map_err(|error| Reason::of("inference", &error))?;
-    metrics()
-        .model_seconds
-        .with_label_values(&[&model.model().name])
-        .observe(start.elapsed().as_secs_f64());
+    took(&model.model().name, start);
     Ok(look)
+}
+
+fn picture(png: &[u8]) -> Result<GrayImage, Reason> {
+    duet_imaging::decode_rendition(png).map_err(|error| Reason::of("rendition_unreadable", &error))
+}
+
+fn took(model: &str, start: Instant) {
+    metrics().model_seconds.with_label_values(&[model]).observe(start.elapsed().as_secs_f64());
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::io::Cursor;
 
 use bytes::Bytes;
-use duet_case::{BlobRef, CaseId, Digest, Format, Rendition, Source, StudyKey, WindowMethod};
+use duet_case::{
+    BlobRef, CaseId, Digest, Format, Probability, Rendition, Source, StudyKey, WindowMethod,
+};
 use duet_inference::{AnswerScore, Answered, InferenceError, Question};
 use image::GrayImage;
 
@@ -27,6 +29,7 @@ impl Told {
             scope_min: p(0.1),
             fitness_min: p(0.5),
             clear_below: Some(p(0.1)),
+            shortfall: None,
             clear_kinds: vec!["chest-radiograph-frontal".to_owned()],
             miss_rate: None,
         };
@@ -105,7 +108,7 @@ async fn put(blobs: &BlobStore, width: u32, grey: u8) -> BlobRef {
 
 /// What becomes of each blob, as `topic` or `class`.
 async fn check(config: Config, blobs: &BlobStore, renditions: Vec<Option<BlobRef>>) -> Vec<String> {
-    let stage = Triage::new(config, Told::new(), blobs.clone()).unwrap();
+    let stage = Triage::new(config, Generalist::Embedded(Told::new()), blobs.clone()).unwrap();
     let outcomes = stage.process(renditions.into_iter().map(case).collect()).await;
     outcomes
         .into_iter()
@@ -167,7 +170,8 @@ fn a_threshold_that_is_no_probability_is_refused_by_name() {
         Config { audit_rate: f64::NAN, ..Config::default() },
         Config { clear_below: Some(-0.1), ..Config::default() },
     ] {
-        let error = Triage::new(config, Told::new(), BlobStore::memory()).err().unwrap();
+        let told = Generalist::Embedded(Told::new());
+        let error = Triage::new(config, told, BlobStore::memory()).err().unwrap();
         assert!(error.to_string().starts_with("triage."), "{error}");
     }
 }

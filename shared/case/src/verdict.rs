@@ -62,6 +62,9 @@ pub struct Score {
     pub answer: String,
     /// Its probability among the question's answers.
     pub probability: Probability,
+    /// A served model wrote it; else it was computed from a model's outputs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stated: bool,
 }
 
 /// What the generalist saw and what was decided of it.

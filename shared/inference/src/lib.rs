@@ -5,11 +5,13 @@
 //! whose digest, labels or shapes do not match its file fails start-up by name. A [`TextEncoder`] embeds new prompts for
 //! a generalist; the services need none, since the answers' embeddings stand in the generalist's folder.
 //!
-//! Everything here is synchronous and takes milliseconds to hundreds of them, so callers run it on the compute pool.
+//! A generalist may also run on a server of its own: [`Served`] asks it, and is the one thing here that waits for a network.
+//!
+//! Everything else is synchronous and takes milliseconds to hundreds of them, so callers run it on the compute pool.
 //! One image is worked on by one thread; a batch by as many as the pool has.
 //!
-//! Deliberately absent: a fallback to another model, thresholds of its own (they stand in manifests), batches, and
-//! any name of tract outside the module `tract`.
+//! Deliberately absent: a fallback to another model, thresholds of its own (they stand in manifests), batches, any
+//! name of tract outside the module `tract`, and of HTTP outside `remote`.
 
 mod classifier;
 mod folder;
@@ -19,6 +21,7 @@ mod network;
 mod probe;
 mod prompt;
 mod registry;
+mod remote;
 mod segmenter;
 mod text;
 mod tract;
@@ -33,8 +36,8 @@ pub use generalist::DualEncoder;
 pub use manifest::{
     Accepts, Answer, Calibration, ClassifierSpec, DecisionRules, Fit, InputSpec, Kind, Label,
     MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, Measured, MissRate, OperatingPoint,
-    Origin, Package, Platt, Pull, Question, QuestionSpec, SegmentationSpec, TextEncoderSpec,
-    TextSpec, VisionLanguageSpec,
+    Origin, Package, Platt, Pull, Question, QuestionSpec, SegmentationSpec, Shortfall,
+    TextEncoderSpec, TextSpec, VisionLanguageSpec,
 };
 pub use network::InferenceError;
 pub use probe::{Probe, ProbeOutput};
@@ -42,6 +45,11 @@ pub use prompt::{PromptScore, Prompts};
 pub use registry::{
     Described, LoadError, MissingModel, ModelInfo, Registry, Verification, manifests, text_encoder,
     verify,
+};
+pub use remote::{
+    ApiKey, ApiKeyError, BackendConfig, BackendConfigError, CalibrationError, ClientError,
+    FailureKind, PictureError, ProbeFault, Served, ServedCalibration, ServedError, ServedFailure,
+    ServedLook,
 };
 pub use segmenter::Mask;
 pub use text::{TextEncoder, TextError};

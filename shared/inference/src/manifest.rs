@@ -1,6 +1,7 @@
 //! `model.toml`: what a model is, checked value by value before anything is loaded.
 
 mod check;
+mod clearing;
 mod encoder;
 mod label;
 mod pull;
@@ -12,12 +13,13 @@ use std::path::{Path, PathBuf};
 use duet_case::{Digest, ModelRef};
 
 use check::Check;
-use raw::{RawAccepts, RawFit, RawKind, RawManifest};
+use raw::{RawAccepts, RawCalibration, RawFit, RawKind, RawManifest, RawServed};
 
+pub use clearing::{MissRate, Shortfall};
 pub use encoder::TextEncoderSpec;
 pub use label::{Label, Measured, OperatingPoint, Platt};
 pub use pull::{Origin, Package, Pull};
-pub use question::{Answer, DecisionRules, MissRate, Question, QuestionSpec, TextSpec};
+pub use question::{Answer, DecisionRules, Question, QuestionSpec, TextSpec};
 
 /// The shape of `model.toml` that this version reads.
 pub const MANIFEST_SCHEMA: i64 = 1;
@@ -26,7 +28,7 @@ pub const MANIFEST_SCHEMA: i64 = 1;
 pub const MANIFEST_FILE: &str = "model.toml";
 
 /// Larger than any manifest: what is larger is something else.
-const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// Years that a patient of unknown age counts as.
 const UNKNOWN_AGE_YEARS: u8 = 40;
@@ -272,17 +274,12 @@ impl Manifest {
 
     fn checked(check: &Check<'_>, raw: RawManifest) -> Result<Self, ManifestError> {
         check.name("name", &raw.name)?;
-        let calibration = match &raw.calibration {
-            Some(own) => Some(Calibration {
-                set: check.text("calibration.set", &own.set)?,
-                sha256: check.digest("calibration.sha256", &own.sha256)?,
-                n: own.n,
-                date: check.date("calibration.date", &own.date)?,
-            }),
-            None => None,
-        };
+        let calibration =
+            raw.calibration.as_ref().map(|own| calibration(check, own)).transpose()?;
         let kind = match raw.kind {
-            RawKind::VisionLanguage => Kind::VisionLanguage(vision_language(check, &raw)?),
+            RawKind::VisionLanguage => {
+                Kind::VisionLanguage(vision_language(check, &raw, calibration.as_ref())?)
+            }
             RawKind::Classifier => Kind::Classifier(classifier(check, &raw)?),
             RawKind::Segmentation => Kind::Segmentation(segmentation(check, &raw)?),
             RawKind::Text => Kind::Text(encoder::text(check, &raw)?),
@@ -349,9 +346,35 @@ fn input(check: &Check<'_>, kind: &str, raw: &RawManifest) -> Result<InputSpec, 
     })
 }
 
+fn calibration(check: &Check<'_>, raw: &RawCalibration) -> Result<Calibration, ManifestError> {
+    Ok(Calibration {
+        set: check.text("calibration.set", &raw.set)?,
+        sha256: check.digest("calibration.sha256", &raw.sha256)?,
+        n: raw.n,
+        date: check.date("calibration.date", &raw.date)?,
+    })
+}
+
+/// Of a model on a server: its name there, and its rules. `text` stands in `file`.
+pub(crate) fn served_rules(
+    file: &Path,
+    text: &str,
+    in_scope: &[&str],
+) -> Result<(String, DecisionRules), ManifestError> {
+    let check = Check { file };
+    let raw: RawServed = toml::from_str(text).map_err(|source| ManifestError::Syntax {
+        file: file.to_owned(),
+        source: Box::new(source),
+    })?;
+    let calibration = calibration(&check, &raw.calibration)?;
+    let rules = question::decision(&check, &raw.decision, Some(&calibration), in_scope)?;
+    Ok((check.text("model", &raw.model)?, rules))
+}
+
 fn vision_language(
     check: &Check<'_>,
     raw: &RawManifest,
+    calibration: Option<&Calibration>,
 ) -> Result<VisionLanguageSpec, ManifestError> {
     const KIND: &str = "vision-language";
     picture(check, KIND, raw)?;
@@ -366,7 +389,12 @@ fn vision_language(
         input: input(check, KIND, raw)?,
         embedding: check.output(KIND, "outputs.embedding", raw.outputs.embedding.as_ref())?,
         text: question::text(check, check.needed(KIND, "text", raw.text.as_ref())?)?,
-        decision: question::decision(check, decision, &questions)?,
+        decision: question::decision(
+            check,
+            decision,
+            calibration,
+            &question::in_scope(&questions),
+        )?,
         questions,
     })
 }

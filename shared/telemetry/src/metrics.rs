@@ -32,6 +32,9 @@ pub struct Metrics {
     pub blob_bytes: IntCounterVec,
     /// Images by triage decision and priority.
     pub triage: IntCounterVec,
+    /// Requests to a served generalist that got no answer that counts, by reason (`duet_inference::FailureKind`) and what
+    /// came of it: the image was `flagged`, or a second attempt made (`retried`).
+    pub backend_failures: IntCounterVec,
     /// Cleared images that were drawn for audit, by what the specialist then said (`finding`, `no_finding`).
     pub audits: IntCounterVec,
     /// Findings above their operating points, by model and label.
@@ -231,6 +234,11 @@ impl Metrics {
                 "duet_triage_decisions_total",
                 "Images by triage decision and priority.",
                 &["decision", "priority"],
+            ),
+            backend_failures: counter(
+                "duet_triage_backend_failures_total",
+                "Requests to a served generalist without an answer that counts, by reason and what came of it.",
+                &["reason", "then"],
             ),
             audits: counter(
                 "duet_triage_audits_total",

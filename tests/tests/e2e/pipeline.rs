@@ -17,7 +17,7 @@ use duet_testkit::{
 };
 use duet_tests::Ends;
 use duet_transport::{Broker, Headers, MemoryBroker, Outgoing, Sink};
-use duet_triage::Triage;
+use duet_triage::{Generalist, Triage};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -33,16 +33,18 @@ struct Chain {
 
 impl Chain {
     async fn start() -> Self {
-        Self::with(models().await, duet_triage::Config::default()).await
+        let models = models().await;
+        let embedded = Generalist::Embedded(models.vision_language("generalist").unwrap());
+        Self::with(models, embedded, duet_triage::Config::default()).await
     }
 
-    async fn with(models: &Registry, triage: duet_triage::Config) -> Self {
+    async fn with(models: &Registry, generalist: Generalist, triage: duet_triage::Config) -> Self {
         let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::default());
         let chain = Self { broker, health: Health::default(), shutdown: CancellationToken::new() };
         let blobs = BlobStore::memory();
         let key = PseudonymKey::random().unwrap();
         chain.run(Prepare::new(duet_prepare::Config::default(), blobs.clone(), key)).await;
-        chain.run(Triage::open(triage, models, blobs.clone()).unwrap()).await;
+        chain.run(Triage::new(triage, generalist, blobs.clone()).unwrap()).await;
         let specialist = duet_specialist::Config::default();
         chain.run(Specialist::open(&specialist, models, blobs.clone()).unwrap()).await;
         chain.run(Publish::new(&duet_publish::Config::default(), blobs)).await;
@@ -222,9 +224,8 @@ async fn adding_a_model_is_adding_its_folder_and_what_nobody_calibrated_says_so(
     // operating point for one label.
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/inference/testdata/export");
     let models = Registry::load(folder.as_ref()).unwrap();
-    let triage =
-        duet_triage::Config { model: "open-clip-vit".to_owned(), ..duet_triage::Config::default() };
-    let chain = Chain::with(&models, triage).await;
+    let generalist = Generalist::Embedded(models.vision_language("open-clip-vit").unwrap());
+    let chain = Chain::with(&models, generalist, duet_triage::Config::default()).await;
     let mut ends = chain.ends().await;
     chain.feed((0..5).map(phantom)).await;
     ends.wait_for(5, PATIENCE).await.unwrap();

@@ -11,8 +11,15 @@ pub(super) const SHORT: [(&str, &str); 2] =
     [("DUET_KAFKA", "kafka.bootstrap"), ("DUET_MODELS", "models.dir")];
 
 /// Variables that are no configuration: other programs of this project read them.
-const OTHERS: [&str; 6] =
-    ["DUET_CONFIG", "DUET_CACHE", "DUET_SAMPLES", "DUET_UPDATE", "DUET_REMOVE", "DUET_CI_TARGET"];
+const OTHERS: [&str; 7] = [
+    "DUET_CONFIG",
+    "DUET_CACHE",
+    "DUET_SAMPLES",
+    "DUET_UPDATE",
+    "DUET_REMOVE",
+    "DUET_CI_TARGET",
+    crate::places::BACKEND_KEY,
+];
 /// The same for whole families.
 const OTHER_FAMILIES: [&str; 1] = ["DUET_TEST_"];
 

@@ -34,6 +34,8 @@ fn wrong_configurations_are_refused_with_place_and_remedy() {
         (None, &[("DUET_RUNNER_MAX_BATCH", "many")], &["DUET_RUNNER_MAX_BATCH", "whole number"]),
         (None, &[("DUET_RUNNER_MAX_BATCH", "-1")], &["DUET_RUNNER_MAX_BATCH", "-1"]),
         (None, &[("DUET_RUNNER_MAX_BATCH", "0")], &["DUET_RUNNER_MAX_BATCH: runner.max_batch is 0"]),
+        (None, &[("DUET_TRIAGE_BACKEND_MAX_TOKENS", "1")], &["DUET_TRIAGE_BACKEND_MAX_TOKENS: triage.backend.max_tokens is 1: it must be from 32"]),
+        (None, &[("DUET_TRIAGE_BACKEND_URL", "vllm:8000")], &["DUET_TRIAGE_BACKEND_URL: triage.backend.url", "http://127.0.0.1:8000/v1"]),
         (None, &[("DUET_KAFKA_DELIVERY", "twice")], &["DUET_KAFKA_DELIVERY", "exactly-once, at-least-once"]),
         (None, &[("DUET_KAFKA", "a:1"), ("DUET_KAFKA_BOOTSTRAP", "b:1")], &["DUET_KAFKA_BOOTSTRAP", "as DUET_KAFKA does"]),
         (None, &[("DUET_KAFKA_PROPERTIES", "security=ssl")], &["DUET_KAFKA_PROPERTIES", "TOML"]),
@@ -104,6 +106,7 @@ fn variables_that_are_no_configuration_are_left_alone() {
     let others = [
         ("DUET_TEST_KAFKA", "x"),
         ("DUET_CACHE", "/c"),
+        ("DUET_TRIAGE_BACKEND_API_KEY", "hush"),
         ("DUET_GATEWAY_SERVICE_HOST", "10.0.0.1"),
         ("DUET_GATEWAY_PORT", "tcp://10.0.0.1:8080"),
         ("DUET_GATEWAY_PORT_8080_TCP_ADDR", "10.0.0.1"),

@@ -11,16 +11,16 @@ use duet_evaluation::{
     stats::Figure,
     triage::{TriageScore, abnormal, triage, wrong},
 };
-use duet_inference::{Registry, VisionLanguage};
+use duet_inference::{Registry, Served};
 use duet_prepare::{File, Prepare, PseudonymKey, RawImage};
 use duet_stage::{Outcome, Stage as _};
-use duet_triage::Triage;
+use duet_triage::{Generalist, Triage};
 
 use super::{
     Job, Metrics, finish,
     through::{Progress, note},
 };
-use crate::config::Config;
+use crate::{config::Config, places};
 
 /// Images worked on together.
 const CHUNK: usize = 32;
@@ -28,7 +28,14 @@ const CHUNK: usize = 32;
 const WORST: usize = 9;
 
 pub(super) async fn run(mut job: Job<'_>, models: &Registry) -> Result<()> {
-    let model = models.vision_language(&job.config.settings.triage.model)?;
+    let own = &job.config.settings.triage;
+    let model = match Served::open(&own.backend, places::backend_key(job.config)?)? {
+        Some(served) => {
+            served.probe().await?;
+            Generalist::Served(Arc::new(served))
+        }
+        None => Generalist::Embedded(models.vision_language(&own.model)?),
+    };
     let table = job.table;
     let rows = &table.rows;
     let (mut scores, mut failed) = (Vec::with_capacity(rows.len()), Vec::new());
@@ -73,20 +80,20 @@ pub(super) async fn run(mut job: Job<'_>, models: &Registry) -> Result<()> {
         }
     }
     let images = rows.len();
-    let metrics = Metrics { model: model.model(), images, failed: &failed, figures: &figures };
+    let metrics = Metrics { model: &model.model(), images, failed: &failed, figures: &figures };
     finish(job.args, &metrics, &sections, &shown)
 }
 
 /// Puts files through the stages `prepare` and `triage` as they are, on a store of their own.
 async fn triaged(
     config: &Config,
-    model: &Arc<dyn VisionLanguage>,
+    model: &Generalist,
     files: Vec<Vec<u8>>,
 ) -> Result<Vec<Result<TriageScore, String>>> {
     let blobs = BlobStore::memory();
     let key = PseudonymKey::random()?;
     let prepare = Prepare::new(config.settings.prepare.clone(), blobs.clone(), key);
-    let triage = Triage::new(config.settings.triage.clone(), Arc::clone(model), blobs)?;
+    let triage = Triage::new(config.settings.triage.clone(), model.clone(), blobs)?;
     let received_at = Utc::now();
     let raw =
         files.into_iter().map(|bytes| RawImage { file: File::Inline(bytes.into()), received_at });
@@ -110,6 +117,14 @@ async fn triaged(
     let (places, cases): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
     for (i, outcome) in places.into_iter().zip(triage.process(cases).await) {
         let score = match outcome {
+            // A served generalist that gave no answer says nothing of how well it sees.
+            Outcome::Emit(case, _)
+                if case.triage.as_ref().is_some_and(|own| own.scores.is_empty()) =>
+            {
+                let reasons = case.triage.map(|own| own.reasons.join("; ")).unwrap_or_default();
+                set(&mut scores, i, Err(reasons));
+                continue;
+            }
             Outcome::Emit(case, _) => case.triage.map(|own| TriageScore {
                 refused: own.decision == Decision::OutOfScope,
                 cleared: own.decision == Decision::Cleared,

@@ -5,13 +5,17 @@ use std::collections::HashSet;
 use duet_case::{Digest, Probability};
 
 use super::{
-    ManifestError,
+    Calibration, ManifestError,
     check::Check,
-    raw::{RawDecision, RawQuestion, RawText},
+    clearing::{MissRate, Shortfall, per_cent},
+    raw::{RawDecision, RawMissRate, RawQuestion, RawText},
 };
 
 /// The kinds of image that may be cleared, where the manifest names none: those that the miss rate is measured on.
 const CLEARABLE: &str = "chest-radiograph-frontal";
+
+/// More images than anybody has read; what they promise is summed one by one.
+const MAX_POSITIVES: u32 = 1_000_000;
 
 /// A question that a generalist answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,23 +115,12 @@ pub struct DecisionRules {
     pub fitness_min: Probability,
     /// Where `abnormal` has less than this, the image may be cleared; absent: nothing is ever cleared.
     pub clear_below: Option<Probability>,
+    /// Why there is no `clear_below` although a threshold was given: too little stands behind it.
+    pub shortfall: Option<Shortfall>,
     /// The kinds of image that this was measured on; no other is ever cleared.
     pub clear_kinds: Vec<String>,
     /// How `clear_below` was chosen.
     pub miss_rate: Option<MissRate>,
-}
-
-/// The promise behind `clear_below`: with this confidence at most `bound` of abnormal images are cleared.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MissRate {
-    /// Promised.
-    pub bound: Probability,
-    /// With this confidence.
-    pub confidence: Probability,
-    /// Abnormal images that it was measured on.
-    pub positives: u32,
-    /// Measured on those.
-    pub measured: Probability,
 }
 
 pub(super) fn text(check: &Check<'_>, raw: &RawText) -> Result<TextSpec, ManifestError> {
@@ -147,33 +140,54 @@ pub(super) fn text(check: &Check<'_>, raw: &RawText) -> Result<TextSpec, Manifes
     })
 }
 
+impl DecisionRules {
+    /// Below which probability of abnormal an image is cleared and with which promise, or why none ever is.
+    pub fn clearing(&self) -> String {
+        match (self.clear_below, self.miss_rate, self.shortfall) {
+            (None, _, Some(shortfall)) => format!("clears nothing: {shortfall}"),
+            (None, _, None) => "clears nothing: it has no calibration".to_owned(),
+            (Some(below), Some(rate), _) => format!(
+                "clears below {} % abnormal: with {} % confidence at most {} % of abnormal images ({} of {} measured)",
+                per_cent(below),
+                per_cent(rate.confidence),
+                per_cent(rate.bound),
+                rate.misses(),
+                rate.positives
+            ),
+            (Some(below), None, _) => {
+                format!("clears below {} % abnormal, without a measured miss rate", per_cent(below))
+            }
+        }
+    }
+}
+
 pub(super) fn decision(
     check: &Check<'_>,
     raw: &RawDecision,
-    questions: &[QuestionSpec],
+    calibration: Option<&Calibration>,
+    in_scope: &[&str],
 ) -> Result<DecisionRules, ManifestError> {
-    let miss_rate = match &raw.miss_rate {
-        Some(own) => Some(MissRate {
-            bound: check.probability("decision.miss_rate.bound", own.bound)?,
-            confidence: check.probability("decision.miss_rate.confidence", own.confidence)?,
-            positives: own.positives,
-            measured: check.probability("decision.miss_rate.measured", own.measured)?,
-        }),
-        None => None,
-    };
+    let miss_rate = raw.miss_rate.as_ref().map(|own| miss_rate(check, own)).transpose()?;
     let clear_below = check.maybe_probability("decision.clear_below", raw.clear_below)?;
     if clear_below.is_some() && miss_rate.is_none() {
         let problem = "has no decision.miss_rate: say how it was measured, or leave it out so that nothing is cleared";
         return Err(check.refuse("decision.clear_below", problem));
     }
+    match (clear_below, calibration, miss_rate) {
+        (Some(_), None, _) => {
+            let problem = "has no [calibration]: say on which images it was measured (set, sha256, n, date), or leave it out so that nothing is cleared";
+            return Err(check.refuse("decision.clear_below", problem));
+        }
+        (Some(_), Some(set), Some(rate)) if rate.positives > set.n => {
+            let problem = format!("is {}, but calibration.n is {}", rate.positives, set.n);
+            return Err(check.refuse("decision.miss_rate.positives", problem));
+        }
+        _ => {}
+    }
+    // Too few images are no mistake of the manifest's; the model answers, and may clear nothing.
+    let shortfall = clear_below.and(miss_rate).and_then(|rate| rate.shortfall());
+    let clear_below = clear_below.filter(|_| shortfall.is_none());
     let clear_kinds = raw.clear_kinds.clone().unwrap_or_else(|| vec![CLEARABLE.to_owned()]);
-    let in_scope: Vec<_> = questions
-        .iter()
-        .filter(|spec| spec.question == Question::Kind)
-        .flat_map(|spec| &spec.answers)
-        .filter(|answer| answer.in_scope)
-        .map(|answer| answer.id.as_str())
-        .collect();
     if let (Some(unknown), Some(_)) =
         (clear_kinds.iter().find(|kind| !in_scope.contains(&kind.as_str())), &raw.clear_kinds)
     {
@@ -185,9 +199,35 @@ pub(super) fn decision(
         scope_min: check.probability("decision.scope_min", raw.scope_min)?,
         fitness_min: check.probability("decision.fitness_min", raw.fitness_min)?,
         clear_below,
+        shortfall,
         clear_kinds,
         miss_rate,
     })
+}
+
+fn miss_rate(check: &Check<'_>, raw: &RawMissRate) -> Result<MissRate, ManifestError> {
+    // Of 0 and 1 nothing can be measured.
+    let share = |key: &str, value: f64| match check.probability(key, value)? {
+        share if share.value() > 0.0 && share.value() < 1.0 => Ok(share),
+        _ => Err(check.refuse(key, format!("is {value}: it must be between 0 and 1"))),
+    };
+    if raw.positives > MAX_POSITIVES {
+        let problem = format!("is {}: count {MAX_POSITIVES} images at most", raw.positives);
+        return Err(check.refuse("decision.miss_rate.positives", problem));
+    }
+    Ok(MissRate {
+        bound: share("decision.miss_rate.bound", raw.bound)?,
+        confidence: share("decision.miss_rate.confidence", raw.confidence)?,
+        positives: raw.positives,
+        measured: check.probability("decision.miss_rate.measured", raw.measured)?,
+    })
+}
+
+/// The kinds of image that are read.
+pub(super) fn in_scope(questions: &[QuestionSpec]) -> Vec<&str> {
+    let kinds = questions.iter().filter(|spec| spec.question == Question::Kind);
+    let answers = kinds.flat_map(|spec| &spec.answers).filter(|answer| answer.in_scope);
+    answers.map(|answer| answer.id.as_str()).collect()
 }
 
 pub(super) fn questions(

@@ -31,6 +31,15 @@ pub(super) struct RawManifest {
     pub(super) pull: Vec<RawPull>,
 }
 
+/// What of a manifest there is of a model that runs on a server.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawServed {
+    pub(super) model: String,
+    pub(super) calibration: RawCalibration,
+    pub(super) decision: RawDecision,
+}
+
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RawKind {

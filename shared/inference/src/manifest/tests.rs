@@ -119,6 +119,25 @@ fn a_wrong_line_is_named_with_what_would_be_right() {
         (GENERALIST, "miss_rate", "# ", "decision.clear_below has no decision.miss_rate"),
         (
             GENERALIST,
+            "[calibration]\nset = \"drawn\"\nsha256 = \"SHA256\"\nn = 1600\ndate = \"2026-01-31\"\n",
+            "",
+            "decision.clear_below has no [calibration]",
+        ),
+        (
+            GENERALIST,
+            "n = 1600",
+            "n = 799",
+            "decision.miss_rate.positives is 800, but calibration.n is 799",
+        ),
+        (
+            GENERALIST,
+            "bound = 0.02",
+            "bound = 0.0",
+            "miss_rate.bound is 0: it must be between 0 and 1",
+        ),
+        (GENERALIST, "confidence = 0.95", "confidence = 1.0", "miss_rate.confidence is 1"),
+        (
+            GENERALIST,
             "scope_min = 0.05",
             "scope_min = 5",
             "decision.scope_min is wrong: 5 is not a probability",
@@ -256,6 +275,36 @@ fn a_picture_is_squashed_where_the_manifest_says_nothing() {
     assert_eq!(parse(CLASSIFIER).unwrap().kind.input().unwrap().fit, Fit::Squash);
     let cropped = CLASSIFIER.replace("[input]", "[input]\nfit = \"crop\"");
     assert_eq!(parse(&cropped).unwrap().kind.input().unwrap().fit, Fit::Crop);
+}
+
+#[test]
+fn a_model_with_too_little_calibration_clears_nothing_and_says_so() {
+    let rules = |from: &str, to: &str| {
+        assert!(GENERALIST.contains(from), "{from}");
+        match parse(&GENERALIST.replacen(from, to, 1)).unwrap().kind {
+            Kind::VisionLanguage(spec) => spec.decision,
+            _ => panic!("a generalist"),
+        }
+    };
+    let enough = rules("measured = 0.01", "measured = 0.01");
+    assert_eq!(enough.clear_below.map(duet_case::Probability::value), Some(0.03));
+    assert!(enough.clearing().starts_with("clears below 3 % abnormal"), "{}", enough.clearing());
+
+    let measured = "positives = 800, measured = 0.01 }";
+    for (to, says) in [
+        ("positives = 148, measured = 0.0 }", "takes at least 149"),
+        ("positives = 800, measured = 0.02 }", "has 800 abnormal images of which 16 were cleared"),
+    ] {
+        let rules = rules(measured, to);
+        assert_eq!(rules.clear_below, None, "{to}");
+        assert!(rules.clearing().starts_with("clears nothing: its calibration"));
+        assert!(rules.clearing().contains(says), "{}", rules.clearing());
+    }
+    assert_eq!(rules(measured, "positives = 149, measured = 0.0 }").shortfall, None);
+
+    let none = rules("clear_below = 0.03\n", "");
+    assert_eq!((none.clear_below, none.shortfall), (None, None));
+    assert_eq!(none.clearing(), "clears nothing: it has no calibration");
 }
 
 #[test]
