@@ -42,6 +42,8 @@ RENDERED = {
     "PLAIN without TLS": (["multi-site"], ["kafka.security.protocol=sasl_plaintext", "kafka.security.mechanism=PLAIN", "blob.from=claim"]),
     "behind an ingress": (["hospital"], ["tls.secret=", 'config.http={"tokens": [], "behind_proxy": true, "hosts": ["duet.example.org"]}']),
     "client certificates": (["multi-site"], ["tls.authorityKey=ca.crt"]),
+    "served generalist": (["hospital", "served-generalist"], []),
+    "served generalist, one pod": (["edge", "served-generalist"], []),
     "a section set": (["edge"], ['config.triage={"audit_rate": 0.1}', 'config.prepare={"limits": {"max_pixels": 1000000}}', 'config.specialist={"models": ["cxr-findings"]}']),
 }
 # Each is refused with these words.
@@ -65,6 +67,8 @@ REFUSED = [
     (["hospital"], 'config.http={"tokens": []}', "config.http.tokens is empty"),
     (["hospital"], 'config.http={"tokens": [{"name": "RIS", "sha256": "0"}]}', "/config/http/tokens/0"),
     (["edge"], "tls.secret=", "tls.secret is empty"),
+    (["edge"], "config.triage.backend.url=vllm:8000", "/config/triage/backend/url"),
+    (["edge"], "config.triage.backend.api_key=x", "'api_key' not allowed"),
 ]
 
 
@@ -209,7 +213,7 @@ def configurations(report, documents):
             for variable in pod["containers"][0]["env"]:
                 if variable["name"].startswith("DUET_") and variable["name"] != "DUET_CONFIG":
                     # As the kubelet fills it, with a password of every kind of quote.
-                    value = variable["value"].replace("$(KAFKA_USERNAME)", "user").replace("$(KAFKA_PASSWORD)", "a'b\"c\\d$")
+                    value = variable.get("value", "of-a-secret").replace("$(KAFKA_USERNAME)", "user").replace("$(KAFKA_PASSWORD)", "a'b\"c\\d$")
                     settings[variable["name"]] = value
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "duet.toml"

@@ -86,6 +86,10 @@ containers:
         value: {{ include "duet.kafkaProperties" $security | quote }}
       {{- end }}
       {{- end }}
+      {{- if and .row.backend $v.backend.secret }}
+      - name: DUET_TRIAGE_BACKEND_API_KEY
+        valueFrom: {secretKeyRef: {name: {{ $v.backend.secret }}, key: {{ $v.backend.key }}}}
+      {{- end }}
       {{- if eq $v.blob.from "s3" }}
       {{- with $v.blob.s3 }}
       - {name: AWS_REGION, value: {{ .region }}}

@@ -8,6 +8,7 @@ figures under `services` in values.yaml.
   writes   topics that it writes
   models   needs the folder of models
   secret   needs the key of the pseudonyms
+  backend  asks the generalist's server, where it runs on one
 */}}
 {{- define "duet.table" -}}
 gateway:
@@ -22,6 +23,7 @@ triage:
   reads: [prepared]
   writes: [flagged, cleared, out-of-scope, dead-letters]
   models: true
+  backend: true
 specialist:
   reads: [flagged]
   writes: [assessed, dead-letters]
@@ -37,7 +39,7 @@ review:
 {{/* The rows that become Deployments: the table's, or the one that runs all of it. */}}
 {{- define "duet.rows" -}}
 {{- if eq .Values.mode "all" -}}
-all: {web: true, models: true, secret: true}
+all: {web: true, models: true, secret: true, backend: true}
 {{- else -}}
 {{ include "duet.table" . }}
 {{- end -}}
