@@ -212,7 +212,7 @@ pub(crate) enum Models {
     /// Load each by itself and try it out; fails where one is not what its manifest says
     #[command(after_help = "Example:\n  duet models verify --models ./models")]
     Verify(ModelsDir),
-    /// Fetch a model's files that do not come with its folder, as [[pull]] in its model.toml says
+    /// Fetch a model's files that do not come with its folder, as `pull` in its model.toml says
     ///
     /// An interrupted download goes on where it ended. A file takes its place once its size and SHA-256 are those of
     /// model.toml, and not before. HTTPS_PROXY names a proxy; packages come from the index that pip uses here
