@@ -17,9 +17,10 @@ demo: setup-demo ## Build, fetch sample radiographs, run every service on them, 
 	@.ci/samples
 	@"$(target)/debug/duet" demo $(ARGS)
 
-test: setup-test ## Run every test: in a browser, on a real Kafka broker, and all others
+test: setup-test ## Run every test: in a browser, on a real Kafka broker, on a real vision server, and all others
 	@$(CARGO) build --package duet
 	@.ci/page-test "$(target)/debug/duet"
+	@.ci/vlm-server >/dev/null
 	@$(CARGO) test --workspace
 
 test-export: setup-demo ## Hold models/export to the packages it exports from, at random weights (installs 7 GB once)

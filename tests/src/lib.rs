@@ -1,4 +1,4 @@
-//! What the end-to-end tests stand on: a real Apache Kafka broker, the services as processes, and what came out of
+//! What the end-to-end tests stand on: a real Apache Kafka broker, a real vision server, the services as processes, and what came out of
 //! them.
 //!
 //! The tests themselves are one binary, `tests/e2e/`, so that the world is linked once. Deliberately absent:
@@ -13,9 +13,11 @@ mod kafka;
 pub mod mutations;
 mod s3;
 pub mod soak;
+mod vlm;
 
 pub use ends::Ends;
 pub use fleet::{Fleet, STAGES, binary};
 pub use guarded::Guarded;
 pub use kafka::Kafka;
 pub use s3::S3;
+pub use vlm::{TEMPLATE, VlmServer};

@@ -14,3 +14,4 @@ mod imports;
 mod mutations;
 mod pipeline;
 mod transport;
+mod vlm;

@@ -22,10 +22,10 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 /// Only ever waited for by a test that fails.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Every stage, running in this process.
-struct Chain {
+pub(crate) struct Chain {
     broker: Arc<dyn Broker>,
     health: Health,
     shutdown: CancellationToken,
@@ -36,6 +36,11 @@ impl Chain {
         let models = models().await;
         let embedded = Generalist::Embedded(models.vision_language("generalist").unwrap());
         Self::with(models, embedded, duet_triage::Config::default()).await
+    }
+
+    /// The same with the repository's specialists and another generalist.
+    pub(crate) async fn on(generalist: Generalist) -> Self {
+        Self::with(models().await, generalist, duet_triage::Config::default()).await
     }
 
     async fn with(models: &Registry, generalist: Generalist, triage: duet_triage::Config) -> Self {
@@ -60,12 +65,12 @@ impl Chain {
         });
     }
 
-    async fn ends(&self) -> Ends {
+    pub(crate) async fn ends(&self) -> Ends {
         Ends::follow(&*self.broker).await.unwrap()
     }
 
     /// Feeds `files` as a foreign client does: bytes, and nothing else.
-    async fn feed(&self, files: impl IntoIterator<Item = Vec<u8>>) {
+    pub(crate) async fn feed(&self, files: impl IntoIterator<Item = Vec<u8>>) {
         let sink = self.broker.sink().await.unwrap();
         for file in files {
             feed(&*sink, file).await;
