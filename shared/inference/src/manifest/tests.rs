@@ -266,6 +266,8 @@ fn a_model_that_nobody_has_calibrated_says_so() {
     }
     let (head, tail) = GENERALIST.split_once("clear_below").unwrap();
     let nothing = format!("{head}{}", tail.split_once("\n\n").unwrap().1);
+    let (head, tail) = nothing.split_once("[calibration]").unwrap();
+    let nothing = format!("{head}{}", tail.split_once("\n\n").unwrap().1);
     let caveat = parse(&nothing).unwrap().caveat().unwrap();
     assert!(caveat.ends_with("; it clears nothing"), "{caveat}");
 }
