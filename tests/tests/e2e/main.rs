@@ -13,5 +13,6 @@ mod fleet;
 mod imports;
 mod mutations;
 mod pipeline;
+mod stalls;
 mod transport;
 mod vlm;

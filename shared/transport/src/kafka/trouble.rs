@@ -96,6 +96,10 @@ impl Trouble {
         if known == Some(kind) || (kind == Kind::Unreachable && known == Some(Kind::Credentials)) {
             return;
         }
+        // Partitions are lost to all of these: where one is known, it is why.
+        if kind == Kind::Evicted && known.is_some() {
+            return;
+        }
         if self.logs {
             warn!("{words}");
             metrics().kafka_troubles.with_label_values(&[kind.label()]).inc();
@@ -255,6 +259,7 @@ mod tests {
 
         trouble.note(Code::UnknownTopicOrPartition, "duet.images");
         trouble.broker_is_up();
+        trouble.note(Code::PollExceeded, "its partitions went with it");
         assert!(trouble.words().unwrap().contains("duet topics create"));
         trouble.is_assigned();
         assert_eq!(trouble.words(), None);
