@@ -274,11 +274,12 @@ def source(report):
     topics = yaml.safe_load(re.search(r'define "duet.topics" -\}\}\n(.*?)\{\{- end', table, re.S)[1])
     code = (REPOSITORY / "shared/case/src/topic.rs").read_text()
     names = dict(re.findall(r'Self::(\w+) => "([\w-]+)"', code))
-    guarded = re.search(r"matches!\(self, ([^)]*)\)", code)[1]
-    if {name: name in [names[g] for g in re.findall(r"Self::(\w+)", guarded)] for name in names.values()} != {
-        name: bool(row) for name, row in topics.items()
-    }:
-        faults.append("the chart's topics are not those of shared/case/src/topic.rs")
+    for word in ("guarded", "compacted"):
+        marked = re.search(r"fn is_" + word + r"\(self\) -> bool \{\s*matches!\(self, ([^)]*)\)", code)[1]
+        if {name: name in [names[g] for g in re.findall(r"Self::(\w+)", marked)] for name in names.values()} != {
+            name: word in row for name, row in topics.items()
+        }:
+            faults.append(f"the chart's topics, and which are {word}, are not those of shared/case/src/topic.rs")
     for name, row in rows.items():
         text = "\n".join(p.read_text() for p in (REPOSITORY / "services" / name / "src").rglob("*.rs"))
         inputs = re.search(r"const INPUTS: &'static \[Topic\] =\s*&\[([^\]]*)\]", text)

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use duet_case::{Case, CaseId, DeadLetterHeader, Topic};
-use duet_transport::{Broker, Record, Source, Start};
+use duet_transport::{Archive, Broker, Record, Source, Start};
 
 /// Reads along where images come to their ends.
 pub struct Ends {
@@ -35,6 +35,22 @@ impl Ends {
             annotated: BTreeMap::new(),
             dead_letters: Vec::new(),
         })
+    }
+
+    /// Every report that is there now.
+    ///
+    /// # Errors
+    ///
+    /// Where what is there cannot be read.
+    pub async fn all_reports(broker: &dyn Archive) -> Result<Vec<Case>> {
+        let mut history = broker.history(Topic::Reports, None).await?;
+        let mut reports = Vec::new();
+        while let Some(records) = history.next(100).await? {
+            for record in records {
+                reports.push(Case::from_json(&record.value).context("a report is not a Case")?);
+            }
+        }
+        Ok(reports)
     }
 
     /// How many images came to an end.

@@ -53,6 +53,20 @@ impl Fleet {
     /// As [`Fleet::new`].
     pub fn with(kafka: &KafkaConfig, folder: &Path, sections: &str) -> Result<Self> {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+        Self::with_models(kafka, folder, &models, sections)
+    }
+
+    /// As [`Fleet::with`], with another folder of models.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fleet::new`].
+    pub fn with_models(
+        kafka: &KafkaConfig,
+        folder: &Path,
+        models: &Path,
+        sections: &str,
+    ) -> Result<Self> {
         let config = format!(
             "[kafka]\n{}\n[blob]\nurl = \"file://{}\"\n[prepare]\npseudonym_key_file = \"{}\"\n[models]\ndir = \"{}\"\n{sections}\n",
             toml::to_string(kafka).context("the Kafka configuration cannot be written")?,

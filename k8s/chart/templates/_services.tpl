@@ -13,7 +13,7 @@ figures under `services` in values.yaml.
 {{- define "duet.table" -}}
 gateway:
   web: true
-  follows: [prepared, flagged, cleared, out-of-scope, assessed, reports, dead-letters]
+  follows: [prepared, flagged, cleared, out-of-scope, assessed, reports, dead-letters, redriven]
   writes: [images]
 prepare:
   reads: [images]
@@ -33,7 +33,7 @@ publish:
   writes: [reports, annotated, dead-letters]
 review:
   web: true
-  follows: [prepared, flagged, cleared, out-of-scope, assessed, reports, dead-letters]
+  follows: [prepared, flagged, cleared, out-of-scope, assessed, reports, dead-letters, redriven]
 {{- end }}
 
 {{/* The rows that become Deployments: the table's, or the one that runs all of it. */}}
@@ -51,7 +51,7 @@ all: {web: true, models: true, secret: true, backend: true}
 {{- if eq .name "all" }}{{ toYaml $table }}{{ else }}{{ toYaml (pick $table .name) }}{{ end -}}
 {{- end }}
 
-{{/* Every topic; the guarded ones may hold what identifies a patient. */}}
+{{/* Every topic; the guarded ones may hold what identifies a patient, of the compacted ones each key is kept for good. */}}
 {{- define "duet.topics" -}}
 images: {guarded: true}
 prepared: {}
@@ -62,6 +62,7 @@ assessed: {}
 reports: {}
 annotated: {}
 dead-letters: {guarded: true}
+redriven: {compacted: true}
 {{- end }}
 
 {{/* Consumer group of a stage. */}}

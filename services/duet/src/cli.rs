@@ -1,10 +1,16 @@
 //! The command line.
 
+mod look_back;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Flag;
+
+pub(crate) use look_back::{
+    DeadLetters, ListLetters, RedriveLetters, Replay, ShowLetter, WhichLetters, Why,
+};
 
 /// Medical images in, annotated findings out: a pipeline on Kafka. Research use only; not for diagnosis.
 #[derive(Debug, Parser)]
@@ -52,6 +58,22 @@ pub(crate) enum Command {
         after_help = "Examples:\n  duet watch\n  duet watch --from beginning --count 10 --json | jq .conclusion"
     )]
     Watch(Watch),
+    /// What could not be processed: list it, show why, send it again
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  duet dead-letters list --kafka broker:9092 --where stage=prepare\n  duet dead-letters redrive --where class=blob_store --since 12h"
+    )]
+    DeadLetters(DeadLetters),
+    /// Run what was reported through other models or thresholds, and say what changes
+    #[command(
+        after_help = "Examples:\n  duet replay --from 2026-11-01T00:00 --until 2026-11-08 --set triage.clear_below=0.05 --out figures/\n  duet replay --from 7d --model cxr-findings=./candidate --threshold Effusion=0.4 --shadow --out figures/"
+    )]
+    Replay(Replay),
+    /// Why an image was flagged, cleared, refused or given up
+    #[command(
+        after_help = "Examples:\n  duet why c-0f3a5b --kafka broker:9092\n  duet why --case report.json --json | jq .questions"
+    )]
+    Why(Why),
     /// Create the topics, or say what is in them
     #[command(
         subcommand,
@@ -353,6 +375,16 @@ impl Cli {
             Command::Watch(watch) => (Some(&watch.kafka), None, None),
             Command::Topics(Topics::Create(args) | Topics::Describe(args)) => {
                 (Some(&args.kafka), None, None)
+            }
+            Command::Replay(replay) => (Some(&replay.kafka), None, Some(&replay.models)),
+            Command::Why(why) => (Some(&why.kafka), None, Some(&why.models)),
+            Command::DeadLetters(letters) => {
+                let kafka = match letters {
+                    DeadLetters::List(args) => &args.kafka,
+                    DeadLetters::Show(args) => &args.kafka,
+                    DeadLetters::Redrive(args) => &args.kafka,
+                };
+                (Some(kafka), None, None)
             }
             Command::Models(Models::List(dir) | Models::Verify(dir)) => (None, None, Some(dir)),
             Command::Models(Models::Pull(pull)) => (None, None, Some(&pull.models)),

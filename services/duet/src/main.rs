@@ -5,18 +5,22 @@
 
 mod cli;
 mod config;
+mod dead_letters;
 mod demo;
 mod eval;
 mod models;
 mod output;
 mod places;
 mod process;
+mod replay;
 mod send;
 mod services;
+mod times;
 mod tokens;
 mod topics;
 mod triage;
 mod watch;
+mod why;
 
 use std::process::ExitCode;
 
@@ -73,6 +77,9 @@ async fn run(cli: &Cli, config: Config) -> Result<()> {
         Command::Run(args) => process::run(&args.service, config).await,
         Command::Send(args) => send::run(args, &config).await,
         Command::Watch(args) => watch::run(args, &config).await,
+        Command::Replay(args) => replay::run(args, &config).await,
+        Command::Why(args) => why::run(args, &config).await,
+        Command::DeadLetters(command) => dead_letters::run(command, &config).await,
         Command::Topics(command) => topics::run(command, &config).await,
         Command::Models(command) => models::run(command, &config).await,
         Command::Triage(cli::Triage::Try(args)) => triage::run(args, &config).await,

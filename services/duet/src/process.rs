@@ -100,7 +100,7 @@ impl Host {
 }
 
 /// `duet-prepare` for the topics `duet.…`.
-fn group_of(prefix: &str, stage: &str) -> String {
+pub(crate) fn group_of(prefix: &str, stage: &str) -> String {
     match prefix.trim_end_matches('.') {
         "" => format!("duet-{stage}"),
         prefix => format!("{prefix}-{stage}"),

@@ -194,7 +194,8 @@ fn schemas() -> Value {
         "properties": {
             "id": reference("CaseId"), "state": reference("State"), "received_at": time, "updated_at": time,
             "reports": { "type": "integer", "description": "More than one where the same file was fed again" },
-            "dead_letters": { "type": "integer" }
+            "dead_letters": { "type": "integer", "description": "Without those that were sent again" },
+            "redriven": { "type": "integer", "description": "Dead letters that were sent again" }
         }
     }));
     schemas.insert("Unfinished".into(), json!({

@@ -5,7 +5,7 @@ use duet_case::{Case, Conclusion, Decision, Finding, Measurement, Outcome};
 use crate::picture::{readable, sentence};
 
 /// The Case's end; `None` for one that has none yet, which no stage writes into what `publish` reads.
-pub(crate) fn conclude(case: &Case) -> Option<Conclusion> {
+pub fn conclude(case: &Case) -> Option<Conclusion> {
     let Some(triage) = &case.triage else {
         // prepare says why a file without pixels was not looked at; triage never saw it.
         let reason = case.assessment.as_ref().and_then(|own| own.reason.as_deref());

@@ -22,7 +22,7 @@ use duet_telemetry::metrics;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use conclude::conclude;
+pub use conclude::conclude;
 use picture::{HEATS, Layers, draw};
 
 /// The notice that goes with every report and stands on every picture.

@@ -47,6 +47,7 @@ fn triaged(decision: Decision, rendition: Option<BlobRef>) -> Case {
         fitness: "fit".to_owned(),
         abnormal: Probability::ZERO,
         clear_below: None,
+        rules: None,
         audit: false,
         scores: Vec::new(),
         model: model("generalist"),

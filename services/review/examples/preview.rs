@@ -210,6 +210,7 @@ fn triage(decision: Decision, priority: Priority, abnormal: f64, reasons: &[&str
         fitness: "fit".into(),
         abnormal: p(abnormal),
         clear_below: Some(p(0.05)),
+        rules: None,
         audit: false,
         scores: vec![
             score("kind", "chest-radiograph-frontal", 0.97),

@@ -132,6 +132,7 @@ async fn case(blobs: &BlobStore, kind: &str, age_years: Option<u8>) -> Case {
             fitness: "fit".to_owned(),
             abnormal: p(0.7),
             clear_below: None,
+            rules: None,
             audit: false,
             scores: Vec::new(),
             model,

@@ -15,7 +15,9 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use duet_blob::BlobStore;
-use duet_case::{Case, Decision, ModelRef, Score, Topic, Triage as Section};
+use duet_case::{
+    Case, Decision, ModelRef, Probability, Score, Topic, Triage as Section, TriageRules,
+};
 use duet_inference::{
     DecisionRules, Look, MissingModel, Question, Registry, Served, ServedError, ServedLook,
     VisionLanguage,
@@ -204,11 +206,25 @@ impl Triage {
             fitness,
             abnormal,
             clear_below: rules.clear_below,
+            rules: told(rules, self.config.audit_rate),
             audit,
             scores: scores.collect(),
             model,
         }
     }
+}
+
+/// What the Case says of the thresholds.
+fn told(rules: &DecisionRules, audit_rate: f64) -> Option<TriageRules> {
+    let promise = rules.miss_rate.filter(|_| rules.clear_below.is_some());
+    Some(TriageRules {
+        scope_min: rules.scope_min,
+        fitness_min: rules.fitness_min,
+        // Checked when the stage was made.
+        audit_rate: Probability::new(audit_rate).ok()?,
+        miss_bound: promise.map(|own| own.bound),
+        miss_confidence: promise.map(|own| own.confidence),
+    })
 }
 
 impl Stage for Triage {

@@ -48,6 +48,7 @@ pub(crate) fn unanswered(case: &Case, served: &Served, failure: &ServedFailure) 
         fitness: "not-known".to_owned(),
         abnormal: Probability::ONE,
         clear_below: None,
+        rules: None,
         audit: false,
         scores: Vec::new(),
         model: served.model(),

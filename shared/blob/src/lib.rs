@@ -107,11 +107,13 @@ pub struct BlobStore {
     /// Where the store is a folder.
     folder: Option<PathBuf>,
     timeout: Duration,
+    /// Where blobs are looked for that are not here.
+    beneath: Option<Arc<Self>>,
 }
 
 impl BlobStore {
     fn new(store: Arc<dyn ObjectStore>, keeps_attributes: bool, folder: Option<PathBuf>) -> Self {
-        Self { store, keeps_attributes, folder, timeout: TIMEOUT }
+        Self { store, keeps_attributes, folder, timeout: TIMEOUT, beneath: None }
     }
 
     /// With another limit on how long a picture, or a part of a file, may take to be written or read.
@@ -120,8 +122,11 @@ impl BlobStore {
         Self { timeout, ..self }
     }
 
-    /// The inbox of this store. Only those who feed `images`, and prepare, have a use for it.
+    /// The inbox of this store, or of the one beneath it. Only those who feed `images`, and prepare, have a use for it.
     pub fn inbox(&self) -> Inbox {
+        if let Some(beneath) = &self.beneath {
+            return beneath.inbox();
+        }
         Inbox::new(Arc::clone(&self.store), self.folder.clone(), self.timeout)
     }
 
@@ -206,12 +211,27 @@ impl BlobStore {
         }
     }
 
+    /// The same store over `beneath`: what is not here is read from there, and nothing is ever written there.
+    #[must_use]
+    pub fn over(self, beneath: Self) -> Self {
+        Self { beneath: Some(Arc::new(beneath)), ..self }
+    }
+
     /// The bytes of `digest`, at most `limit` of them, checked against the digest.
     ///
     /// # Errors
     ///
     /// Where the blob is missing, damaged, larger than `limit`, or the store does not answer.
     pub async fn get(&self, digest: Digest, limit: u64) -> Result<Bytes, BlobError> {
+        match (self.get_here(digest, limit).await, &self.beneath) {
+            (Err(BlobError::Missing { .. }), Some(beneath)) => {
+                Box::pin(beneath.get(digest, limit)).await
+            }
+            (got, _) => got,
+        }
+    }
+
+    async fn get_here(&self, digest: Digest, limit: u64) -> Result<Bytes, BlobError> {
         let missing = |error| match error {
             object_store::Error::NotFound { .. } => BlobError::Missing { digest },
             other => BlobError::Store(other),
@@ -268,6 +288,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("file://{}", folder.path().display());
         check_round_trip(&BlobStore::open(&url).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_store_over_another_reads_both_and_writes_into_itself() {
+        let (above, beneath) = (BlobStore::memory(), BlobStore::memory());
+        let old = beneath.put(Bytes::from_static(b"old"), "image/png").await.unwrap();
+        let both = above.clone().over(beneath.clone());
+        let new = both.put(Bytes::from_static(b"new"), "image/png").await.unwrap();
+        assert_eq!(both.get(old.sha256, 9).await.unwrap(), "old");
+        assert_eq!(above.get(new.sha256, 9).await.unwrap(), "new");
+        for (store, blob) in [(&above, &old), (&beneath, &new)] {
+            assert!(matches!(store.get(blob.sha256, 9).await, Err(BlobError::Missing { .. })));
+        }
     }
 
     #[tokio::test]

@@ -173,10 +173,14 @@ impl Case {
     }
 }
 
-/// The headers of a record in `dead-letters`.
+/// The headers that a record in `dead-letters` has behind those of the record that failed.
 pub struct DeadLetterHeader;
 
 impl DeadLetterHeader {
+    /// How many of the headers are the failed record's own: the first so many, whatever their names.
+    pub const ORIGINAL: &str = "duet-origin-headers";
+    /// When the failed record was written, RFC 3339.
+    pub const SENT: &str = "duet-origin-time";
     /// The case's id, where the bytes were there to name it.
     pub const CASE: &str = "duet-case-id";
     /// The stage that gave up.
@@ -195,4 +199,23 @@ impl DeadLetterHeader {
     pub const MESSAGE: &str = "duet-error-message";
     /// When it was given up, RFC 3339.
     pub const TIME: &str = "duet-time";
+
+    /// All of them.
+    pub const ALL: [&str; 11] = [
+        Self::ORIGINAL,
+        Self::SENT,
+        Self::CASE,
+        Self::STAGE,
+        Self::TOPIC,
+        Self::PARTITION,
+        Self::OFFSET,
+        Self::ATTEMPTS,
+        Self::CLASS,
+        Self::MESSAGE,
+        Self::TIME,
+    ];
 }
+
+/// The header of a record that was a dead letter and was sent again: the partition and the offset of that letter,
+/// for instance `2-17`. It stands behind the record's own headers.
+pub const REDRIVE_HEADER: &str = "duet-redrive";

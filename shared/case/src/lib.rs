@@ -18,7 +18,9 @@ mod topic;
 mod trace;
 mod verdict;
 
-pub use case::{Case, Conclusion, DeadLetterHeader, Hop, Outcome, Publication, SCHEMA_VERSION};
+pub use case::{
+    Case, Conclusion, DeadLetterHeader, Hop, Outcome, Publication, REDRIVE_HEADER, SCHEMA_VERSION,
+};
 pub use ids::{BlobRef, CaseId, Digest, DigestError, ModelRef, StudyKey};
 pub use measure::{Probability, ProbabilityError};
 pub use measured::{MeasuredArea, MeasuredLine, Measurement};
@@ -29,4 +31,5 @@ pub use topic::{Topic, UnknownTopic};
 pub use trace::{TraceParent, TraceParentError};
 pub use verdict::{
     Assessment, Code, Decision, Finding, LabelScore, PixelBox, Priority, Region, Score, Triage,
+    TriageRules,
 };

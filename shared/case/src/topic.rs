@@ -26,18 +26,20 @@ pub enum Topic {
     Annotated,
     /// What could not be processed: the original bytes, with the reason in the headers.
     DeadLetters,
+    /// Which dead letters were sent again, back to where they came from.
+    Redriven,
 }
 
 /// A name that no topic has.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no topic is called {0:?}; the topics are images, prepared, flagged, cleared, out-of-scope, assessed, reports, annotated and dead-letters"
+    "no topic is called {0:?}; the topics are images, prepared, flagged, cleared, out-of-scope, assessed, reports, annotated, dead-letters and redriven"
 )]
 pub struct UnknownTopic(String);
 
 impl Topic {
     /// Every topic, in the order of flow.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Images,
         Self::Prepared,
         Self::Flagged,
@@ -47,6 +49,7 @@ impl Topic {
         Self::Reports,
         Self::Annotated,
         Self::DeadLetters,
+        Self::Redriven,
     ];
 
     /// The name without its prefix, for instance `dead-letters`.
@@ -61,7 +64,13 @@ impl Topic {
             Self::Reports => "reports",
             Self::Annotated => "annotated",
             Self::DeadLetters => "dead-letters",
+            Self::Redriven => "redriven",
         }
+    }
+
+    /// Whether of each key the newest record is kept for good, instead of every record for a while.
+    pub const fn is_compacted(self) -> bool {
+        matches!(self, Self::Redriven)
     }
 
     /// Whether the topic may hold what identifies a patient, and so has its own access list and short retention.

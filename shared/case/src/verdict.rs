@@ -67,6 +67,23 @@ pub struct Score {
     pub stated: bool,
 }
 
+/// The thresholds that triage decided by, beside `clear_below`, and how it drew for audit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TriageRules {
+    /// Where the kinds in scope have together less than this, the image is out of scope.
+    pub scope_min: Probability,
+    /// Where `fit` has less than this, the image is not fit to read.
+    pub fitness_min: Probability,
+    /// Share of cleared images that a specialist sees all the same.
+    pub audit_rate: Probability,
+    /// The promise behind `clear_below`: at most this share of abnormal images is cleared; absent where none holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss_bound: Option<Probability>,
+    /// With this confidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub miss_confidence: Option<Probability>,
+}
+
 /// What the generalist saw and what was decided of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Triage {
@@ -87,6 +104,9 @@ pub struct Triage {
     /// Below this probability of abnormal an image may be cleared; absent where the model may clear nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clear_below: Option<Probability>,
+    /// The other thresholds; absent in Cases of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<TriageRules>,
     /// Cleared, and drawn at random for a specialist to look at all the same.
     pub audit: bool,
     /// Every answer's probability.

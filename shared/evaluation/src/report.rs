@@ -1,6 +1,7 @@
 //! The report page: one HTML file that opens anywhere, with curves, diagrams and the worst mistakes as pictures.
 
 mod plot;
+mod text;
 
 use std::fmt::Write;
 
@@ -12,6 +13,7 @@ use crate::{
     stats::{self, Figure, Scored},
 };
 use plot::Plot;
+pub use text::{SideBySide, side_by_side, table};
 
 /// A picture on the page with what is said of it.
 #[derive(Debug, Clone, Default)]

@@ -206,6 +206,27 @@ impl Registry {
         Ok(Self { models: Arc::new(vec![load(folder, manifest)?]) })
     }
 
+    /// As [`Registry::load_where`], with other folders in the place of some models: those of these names are not loaded
+    /// from `dir`, and the folders are, whatever they are called.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::load`].
+    pub fn load_replaced(
+        dir: &Path,
+        replaced: &[(String, PathBuf)],
+        wanted: impl Fn(&Manifest) -> bool,
+    ) -> Result<Self, LoadError> {
+        let is_replaced =
+            |manifest: &Manifest| replaced.iter().any(|(own, _)| *own == manifest.name);
+        let kept = Self::load_where(dir, |manifest| !is_replaced(manifest) && wanted(manifest))?;
+        let mut models = Arc::into_inner(kept.models).unwrap_or_default();
+        for (_, folder) in replaced {
+            models.push(load(folder, Manifest::read(&folder.join(MANIFEST_FILE))?)?);
+        }
+        Ok(Self { models: Arc::new(models) })
+    }
+
     /// The generalist called `name`.
     ///
     /// # Errors

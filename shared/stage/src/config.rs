@@ -18,6 +18,16 @@ pub struct RunnerConfig {
     pub backoff_ms: u64,
     /// Milliseconds between two attempts, at most.
     pub backoff_max_ms: u64,
+    /// Where more than this share of what a stage finished became dead letters, it pauses; 1 never pauses. What a file
+    /// itself is to blame for does not count.
+    pub dead_letter_limit: f64,
+    /// Dead letters within the window before the share says anything.
+    pub dead_letter_min: u64,
+    /// Milliseconds over which the share is taken.
+    pub dead_letter_window_ms: u64,
+    /// Milliseconds until a paused stage tries one record; doubled each time that one becomes a dead letter too, up to
+    /// five minutes.
+    pub dead_letter_pause_ms: u64,
     /// Threads of the compute pool; 0 is one for each core.
     pub compute_threads: usize,
     /// Watts that one busy core draws, for the energy estimate. An assumption: set your own machine's.
@@ -33,6 +43,10 @@ impl Default for RunnerConfig {
             max_attempts: 5,
             backoff_ms: 200,
             backoff_max_ms: 10_000,
+            dead_letter_limit: 0.8,
+            dead_letter_min: 50,
+            dead_letter_window_ms: 300_000,
+            dead_letter_pause_ms: 10_000,
             compute_threads: 0,
             watts_per_core: 10.0,
         }
@@ -74,6 +88,30 @@ impl RunnerConfig {
         if self.backoff_ms > self.backoff_max_ms {
             let rule = "it must not be more than backoff_max_ms";
             return refuse("backoff_ms", self.backoff_ms.to_string(), rule);
+        }
+        if !(self.dead_letter_limit > 0.0 && self.dead_letter_limit <= 1.0) {
+            let rule = "it must be a share above 0, and at most 1, which never pauses";
+            return refuse("dead_letter_limit", self.dead_letter_limit.to_string(), rule);
+        }
+        if self.dead_letter_min == 0 {
+            return refuse("dead_letter_min", "0".to_owned(), "it must be at least 1");
+        }
+        for (key, value, rule) in [
+            (
+                "dead_letter_window_ms",
+                self.dead_letter_window_ms,
+                "it must be from 1000 to 86400000, a day",
+            ),
+            (
+                "dead_letter_pause_ms",
+                self.dead_letter_pause_ms,
+                "it must be from 100 to 86400000, a day",
+            ),
+        ] {
+            let least = if key == "dead_letter_pause_ms" { 100 } else { 1000 };
+            if !(least..=86_400_000).contains(&value) {
+                return refuse(key, value.to_string(), rule);
+            }
         }
         if !(self.watts_per_core >= 0.0 && self.watts_per_core.is_finite()) {
             let rule = "it must be a number of watts, 0 or more";

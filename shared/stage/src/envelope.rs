@@ -128,6 +128,22 @@ pub fn reference_record(reference: &Reference, source: &str) -> (CaseId, Outgoin
     (id, record)
 }
 
+/// The record of `case` that `stage` writes into `topic`, where it is not the runner that does.
+///
+/// # Errors
+///
+/// Where a number in the Case is not finite.
+pub fn case_record(
+    case: &Case,
+    topic: Topic,
+    stage: &str,
+    models: &[ModelRef],
+) -> Result<Outgoing, Reason> {
+    let key = Bytes::copy_from_slice(case.study.as_str().as_bytes());
+    let trace = TraceParent::root(&case.id).child(stage);
+    Ok(outgoing(case_payload(case, topic)?, &case.id, key, stage, models, trace))
+}
+
 /// The record that feeds one file into `images`, and the id of its case.
 pub fn image_record(bytes: Bytes, source: &str) -> (CaseId, Outgoing) {
     let id = CaseId::of_input(&bytes);

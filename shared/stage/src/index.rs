@@ -21,7 +21,7 @@ use duet_transport::Record;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::{DeadLetter, FromRecord, Reason};
+use crate::{DeadLetter, FromRecord, LetterKey, Reason, Redriven};
 
 pub use entry::{CaseEntry, CaseState, HeldCase};
 pub use summary::{Counts, DeadLetterNote, FindingNote, Show, Summary};
@@ -154,10 +154,16 @@ impl CaseIndex {
         let time = record.timestamp.unwrap_or_else(Utc::now);
         if record.origin.topic == Topic::DeadLetters {
             let letter = DeadLetter::read(&record.headers);
-            // A record that could not even be read carries no id; its bytes give it one.
-            let id = letter.case.as_deref().and_then(CaseId::parse);
-            let id = id.unwrap_or_else(|| CaseId::of_input(&record.value));
-            self.change(&id, time, |entry| entry.add_dead_letter(letter, place, time));
+            let (id, key) = (DeadLetter::case_of(record), LetterKey::of(record, &letter));
+            self.change(&id, time, |entry| entry.add_dead_letter(key, letter, time));
+            return Ok(());
+        }
+        if record.origin.topic == Topic::Redriven {
+            let Some(redriven) = Redriven::read(record) else {
+                let message = "a record in `redriven` is none of this version of Duet: only `duet dead-letters redrive` writes there";
+                return Err(Reason::new("not_a_note", message));
+            };
+            self.change(&redriven.case, time, |entry| entry.add_redriven(&redriven));
             return Ok(());
         }
         let Some(state) = CaseState::of_topic(record.origin.topic) else {

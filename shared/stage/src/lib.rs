@@ -14,7 +14,9 @@ mod envelope;
 mod in_work;
 mod index;
 mod intake;
+mod limit;
 mod outcome;
+mod redrive;
 mod rendition;
 mod runner;
 pub mod web;
@@ -24,14 +26,17 @@ use std::future::Future;
 use duet_case::{Case, ModelRef, Topic};
 
 pub use config::{RunnerConfig, RunnerConfigError};
-pub use dead_letter::DeadLetter;
-pub use envelope::{FromRecord, IntoPayloads, Payload, image_record, reference_record};
+pub use dead_letter::{DeadLetter, NoWayBack, original, split};
+pub use envelope::{
+    FromRecord, IntoPayloads, Payload, case_record, image_record, reference_record,
+};
 pub use index::{
     CaseEntry, CaseIndex, CaseState, Counts, DeadLetterNote, FindingNote, HeldCase, IndexConfig,
     Show, Summary, Update, Updates,
 };
 pub use intake::{Held, Intake, SendError, Sent, TakeError};
 pub use outcome::{Outcome, Reason};
+pub use redrive::{LetterKey, Redrive, Redriven, redriven};
 pub use rendition::{Setback, fetch_rendition};
 pub use runner::{RunError, run};
 

@@ -22,7 +22,16 @@ pub struct Reason {
     pub message: String,
 }
 
+/// What a file itself is to blame for: no deployment would have read it.
+const OF_THE_FILE: [&str; 6] =
+    ["empty", "unrecognised", "truncated", "corrupt", "unsupported", "over_limit"];
+
 impl Reason {
+    /// Whether the file itself is to blame, rather than what became of it here.
+    pub fn blames_the_file(&self) -> bool {
+        OF_THE_FILE.contains(&self.class)
+    }
+
     /// A reason of that class.
     pub fn new(class: &'static str, message: impl Into<String>) -> Self {
         Self { class, message: message.into() }

@@ -25,6 +25,7 @@ use crate::{
     dead_letter::dead_letter,
     envelope::{outgoing, trace_of},
     in_work::InWork,
+    limit::{Limit, Step, Tally},
 };
 
 /// Why a stage stopped by itself.
@@ -66,15 +67,17 @@ pub async fn run<S: Stage>(
     let worker = Worker { stage, config, shutdown: &shutdown };
     let fill = Duration::from_millis(config.max_wait_ms);
     let mut shown = HashSet::new();
+    let mut limit = Limit::new(config);
+    metrics().paused.with_label_values(&[S::NAME]).set(0);
     info!(stage = S::NAME, "started");
 
     let ended = loop {
         let polled = tokio::select! {
             biased;
             () = shutdown.cancelled() => break Ok(()),
-            polled = source.poll(config.max_batch, fill) => polled,
+            polled = source.poll(limit.batch(), fill) => polled,
         };
-        observe(S::NAME, &*source, &health, &mut shown);
+        observe(S::NAME, &*source, limit.words(), &health, &mut shown);
         let records = match polled {
             Ok(records) if records.is_empty() => {
                 if commits.is_closed() {
@@ -85,10 +88,34 @@ pub async fn run<S: Stage>(
             Ok(records) => records,
             Err(source) => break Err(RunError::Transport { stage: S::NAME, source }),
         };
-        let work = async { commits.send(worker.work(records).await).await };
-        let sent = in_work.during(work, || observe(S::NAME, &*source, &health, &mut shown)).await;
-        if sent.is_err() {
+        let work = async {
+            let (done, tally) = worker.work(records).await;
+            commits.send(done).await.map(|()| tally)
+        };
+        let look = || observe(S::NAME, &*source, limit.words(), &health, &mut shown);
+        let Ok(tally) = in_work.during(work, look).await else {
             break Ok(()); // the committer ended; its own error follows
+        };
+        match limit.note(tokio::time::Instant::now(), tally) {
+            Step::GoOn => {}
+            Step::Resume => {
+                metrics().paused.with_label_values(&[S::NAME]).set(0);
+                info!(stage = S::NAME, "a record went through: not paused any more");
+            }
+            Step::Pause(pause) => {
+                tell_pause(S::NAME, &limit, pause);
+                let is_over = || commits.is_closed() || shutdown.is_cancelled();
+                let until = tokio::time::Instant::now() + pause;
+                // The consumer goes on polling by itself and stays in its group.
+                while !is_over() && tokio::time::Instant::now() < until {
+                    observe(S::NAME, &*source, limit.words(), &health, &mut shown);
+                    let look = until.min(tokio::time::Instant::now() + PAUSED_LOOK);
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep_until(look) => {}
+                    }
+                }
+            }
         }
     };
 
@@ -97,6 +124,20 @@ pub async fn run<S: Stage>(
     let committed = committing.await.map_err(|_| RunError::CommitterCrashed { stage: S::NAME })?;
     info!(stage = S::NAME, "stopped");
     committed.map_err(|source| RunError::Transport { stage: S::NAME, source }).and(ended)
+}
+
+/// How often a paused stage brings readiness and lag up to date.
+const PAUSED_LOOK: Duration = Duration::from_secs(1);
+
+/// One line for the first pause, with what to do; the next ones are the same trouble.
+fn tell_pause(stage: &'static str, limit: &Limit<'_>, pause: Duration) {
+    metrics().paused.with_label_values(&[stage]).set(1);
+    let (seconds, words) = (pause.as_secs_f64(), limit.words().unwrap_or_default());
+    if limit.is_first() {
+        warn!(stage, seconds, "{words}");
+    } else {
+        info!(stage, seconds, "still paused: the record that was tried is a dead letter too");
+    }
 }
 
 type Commits = mpsc::Sender<Vec<Completed>>;
@@ -125,19 +166,21 @@ fn spawn_committer(
     (sender, task)
 }
 
-/// Brings readiness and lag up to date. `shown` are the partitions whose lag is shown: one that was taken away is
+/// Brings readiness and lag up to date. `paused` says why the stage takes up nothing, where it does not. `shown` are the partitions whose lag is shown: one that was taken away is
 /// another replica's to show.
 fn observe(
     stage: &'static str,
     source: &dyn Source,
+    paused: Option<&str>,
     health: &HealthItem,
     shown: &mut HashSet<(Topic, i32)>,
 ) {
     let status = source.status();
-    match (&status.problem, status.assigned) {
-        (Some(problem), _) => health.not_ready(problem),
-        (None, false) => health.not_ready("waiting for partitions to be assigned"),
-        (None, true) => health.ready(),
+    match (&status.problem, paused, status.assigned) {
+        (Some(problem), _, _) => health.not_ready(problem),
+        (None, Some(paused), _) => health.not_ready(paused),
+        (None, None, false) => health.not_ready("waiting for partitions to be assigned"),
+        (None, None, true) => health.ready(),
     }
     let gauge = &metrics().lag;
     let mut gone = std::mem::take(shown);
@@ -180,7 +223,7 @@ struct Shared {
 }
 
 impl<S: Stage> Worker<'_, S> {
-    async fn work(&self, records: Vec<Record>) -> Vec<Completed> {
+    async fn work(&self, records: Vec<Record>) -> (Vec<Completed>, Tally) {
         let started_at = Utc::now();
         let start = Instant::now();
         let meter = Meter::default();
@@ -222,7 +265,8 @@ impl<S: Stage> Worker<'_, S> {
         jobs: Vec<Job<S::In>>,
         attempted: Vec<Option<Attempted<S::Out>>>,
         shared: &Shared,
-    ) -> Vec<Completed> {
+    ) -> (Vec<Completed>, Tally) {
+        let mut tally = Tally::default();
         let mut cut_off = HashSet::new();
         let mut done = Vec::with_capacity(jobs.len());
         for (job, attempted) in jobs.into_iter().zip(attempted) {
@@ -231,8 +275,10 @@ impl<S: Stage> Worker<'_, S> {
                 continue;
             }
             let output = match (&job.input, attempted) {
-                (Err(reason), _) => vec![self.reject(&job.record, None, 1, reason)],
-                (Ok((_, id)), Some(attempted)) => self.finish(&job.record, id, attempted, shared),
+                (Err(reason), _) => vec![self.reject(&job.record, None, 1, reason, &mut tally)],
+                (Ok((_, id)), Some(attempted)) => {
+                    self.finish(&job.record, id, attempted, shared, &mut tally)
+                }
                 (Ok(_), None) => {
                     cut_off.insert(place);
                     continue;
@@ -240,7 +286,7 @@ impl<S: Stage> Worker<'_, S> {
             };
             done.push(Completed { origin: job.record.origin, outputs: output });
         }
-        done
+        (done, tally)
     }
 
     fn finish(
@@ -249,13 +295,20 @@ impl<S: Stage> Worker<'_, S> {
         id: &CaseId,
         attempted: Attempted<S::Out>,
         shared: &Shared,
+        tally: &mut Tally,
     ) -> Vec<Outgoing> {
         let Attempted { outcome, attempts } = attempted;
         let emitted = match outcome {
             Outcome::Emit(output, topic) => self.emit(record, id, output, topic, shared),
             Outcome::Reject(reason) | Outcome::Retry(reason) => Err(reason),
         };
-        emitted.unwrap_or_else(|reason| vec![self.reject(record, Some(id), attempts, &reason)])
+        match emitted {
+            Ok(outputs) => {
+                tally.emitted += 1;
+                outputs
+            }
+            Err(reason) => vec![self.reject(record, Some(id), attempts, &reason, tally)],
+        }
     }
 
     fn emit(
@@ -306,7 +359,9 @@ impl<S: Stage> Worker<'_, S> {
         id: Option<&CaseId>,
         attempts: u32,
         reason: &Reason,
+        tally: &mut Tally,
     ) -> Outgoing {
+        tally.give_up(reason);
         count(S::NAME, "rejected", 1);
         metrics().failures.with_label_values(&[S::NAME, reason.class]).inc();
         let origin = record.origin;
@@ -376,7 +431,7 @@ mod tests {
         let item = Health::default().item("lagging", "starting");
         let mut shown = HashSet::new();
         let lines = |shown: &mut HashSet<_>, partitions: &[i32]| {
-            observe("lagging", &Lagging(partitions.to_vec()), &item, shown);
+            observe("lagging", &Lagging(partitions.to_vec()), None, &item, shown);
             let text = String::from_utf8(metrics().encode().unwrap()).unwrap();
             text.lines()
                 .filter(|line| line.contains("lag_records{") && line.contains("stage=\"lagging\""))

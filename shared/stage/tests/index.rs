@@ -193,6 +193,50 @@ fn a_dead_letter_without_an_id_is_named_by_its_bytes_and_what_is_no_case_is_refu
     assert_eq!(index.record(&letter).unwrap_err().class, "not_a_case");
 }
 
+#[test]
+fn a_dead_letter_that_was_sent_again_is_none_any_more() {
+    let letter = |offset, seconds| {
+        let mut letter = record("film", Topic::DeadLetters, offset, seconds);
+        letter.headers.push(DeadLetterHeader::TIME, format!("time {offset}"));
+        letter
+    };
+    let note = |offset: i64| {
+        let value = json!({
+            "partition": 0, "offset": offset, "given_up": format!("time {offset}"), "case": id("film"),
+            "stage": "triage", "class": "inference", "topic": "prepared", "redriven_at": "later",
+        });
+        let mut note = record("film", Topic::Redriven, offset, 30);
+        note.value = value.to_string().into();
+        note
+    };
+    let shown = |records: &[Record]| {
+        let index = index();
+        // Twice over, as after a reconnection.
+        records.iter().chain(records).for_each(|record| index.record(record).unwrap());
+        let summary = index.get(&id("film")).unwrap().summary;
+        (summary.state, summary.dead_letters, summary.redriven, summary.dead_letter.is_some())
+    };
+    let (first, second) = (letter(0, 10), letter(1, 20));
+    let prepared = record("film", Topic::Prepared, 0, 0);
+    // In either order.
+    for records in [[first.clone(), note(0)], [note(0), first.clone()]] {
+        assert_eq!(shown(&records), (CaseState::Received, 0, 1, false));
+    }
+    let again = [prepared.clone(), first.clone(), note(0)];
+    assert_eq!(shown(&again), (CaseState::Prepared, 0, 1, false));
+    // The one that was not sent again counts, be it the earlier one.
+    let earlier = [first.clone(), second.clone(), note(1)];
+    assert_eq!(shown(&earlier), (CaseState::DeadLetter, 1, 1, true));
+    // It failed again.
+    let failed = [prepared, first.clone(), note(0), second];
+    assert_eq!(shown(&failed), (CaseState::DeadLetter, 1, 1, true));
+    // A note on another letter of the same place, from before the topic was made anew.
+    let mut older = note(0);
+    older.value =
+        String::from_utf8(older.value.to_vec()).unwrap().replace("time 0", "long ago").into();
+    assert_eq!(shown(&[older, first]), (CaseState::DeadLetter, 1, 0, true));
+}
+
 #[tokio::test]
 async fn a_listener_hears_changes_only_and_a_slow_one_is_told_to_read_anew() {
     let index = index();

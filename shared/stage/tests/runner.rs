@@ -199,6 +199,16 @@ fn a_configuration_that_cannot_work_is_refused_by_name() {
         (RunnerConfig { max_batch: 0, ..RunnerConfig::default() }, "max_batch"),
         (RunnerConfig { max_attempts: 0, ..RunnerConfig::default() }, "max_attempts"),
         (RunnerConfig { backoff_ms: 99_999, ..RunnerConfig::default() }, "backoff_ms"),
+        (RunnerConfig { dead_letter_limit: 0.0, ..RunnerConfig::default() }, "dead_letter_limit"),
+        (RunnerConfig { dead_letter_min: 0, ..RunnerConfig::default() }, "dead_letter_min"),
+        (
+            RunnerConfig { dead_letter_window_ms: 9, ..RunnerConfig::default() },
+            "dead_letter_window_ms",
+        ),
+        (
+            RunnerConfig { dead_letter_pause_ms: 0, ..RunnerConfig::default() },
+            "dead_letter_pause_ms",
+        ),
         (RunnerConfig { watts_per_core: f64::NAN, ..RunnerConfig::default() }, "watts_per_core"),
     ];
     for (config, key) in cases {

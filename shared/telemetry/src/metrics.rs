@@ -28,6 +28,8 @@ pub struct Metrics {
     pub report_seconds: HistogramVec,
     /// Records that wait, by stage, topic and partition.
     pub lag: IntGaugeVec,
+    /// 1 while a stage takes up nothing because too much became dead letters, by stage.
+    pub paused: IntGaugeVec,
     /// Bytes written to and read from the blob store, by operation (`put`, `get`, and of the inbox `inbox_put`, `inbox_get`).
     pub blob_bytes: IntCounterVec,
     /// Images by triage decision and priority.
@@ -116,6 +118,17 @@ impl Metrics {
                 &["stage", "topic", "partition"],
             )
             .expect("lag"),
+        );
+        let paused = register(
+            &registry,
+            IntGaugeVec::new(
+                prometheus::opts!(
+                    "duet_stage_paused",
+                    "1 while a stage takes up nothing because too much became dead letters, else 0."
+                ),
+                &["stage"],
+            )
+            .expect("paused"),
         );
         let ready = register(
             &registry,
@@ -225,6 +238,7 @@ impl Metrics {
                 &WAITS,
             ),
             lag,
+            paused,
             blob_bytes: counter(
                 "duet_blob_bytes_total",
                 "Bytes written to and read from the blob store.",

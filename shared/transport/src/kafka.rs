@@ -14,15 +14,18 @@ mod admin;
 mod committer;
 mod config;
 mod convert;
+mod history;
 mod outbox;
 mod probe;
 mod shared;
 mod source;
 mod trouble;
+mod writer;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use duet_case::Topic;
 use rdkafka::{Offset, TopicPartitionList, consumer::Consumer};
 
@@ -30,12 +33,17 @@ pub use self::config::{Delivery, KafkaConfig};
 use self::{
     committer::KafkaCommitter,
     config::BUFFER_RECORDS,
+    history::KafkaHistory,
     outbox::KafkaSink,
     probe::{Probe, blocking, unusable},
     shared::{Limits, Shared},
     source::{Client, Poller, Watch},
+    writer::KafkaWriter,
 };
-use crate::{Broker, Exchange, Sink, Source, Start, TopicDescription, TransportError};
+use crate::{
+    Archive, Broker, Exchange, History, Sink, Source, Start, TopicDescription, TransportError,
+    Writer,
+};
 
 /// A Kafka cluster. Clones share nothing but the configuration: every exchange, sink and tail has clients of its own.
 #[derive(Debug, Clone)]
@@ -55,6 +63,15 @@ impl KafkaBroker {
         let asked = config.clone();
         blocking(move || Probe::open(&asked)?.knock()).await?;
         Ok(Self { config: config.clone() })
+    }
+
+    /// Creates those of `topics` that are missing and returns them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::create_topics`].
+    pub async fn create(&self, topics: &[Topic]) -> Result<Vec<Topic>, TransportError> {
+        admin::create(&self.config, topics).await
     }
 
     /// A consumer that is named `group` and does nothing yet.
@@ -136,10 +153,27 @@ impl Broker for KafkaBroker {
     }
 
     async fn create_topics(&self) -> Result<Vec<Topic>, TransportError> {
-        admin::create(&self.config).await
+        admin::create(&self.config, &Topic::ALL).await
     }
 
     async fn describe_topics(&self) -> Result<Vec<TopicDescription>, TransportError> {
         admin::describe(&self.config).await
+    }
+}
+
+#[async_trait]
+impl Archive for KafkaBroker {
+    async fn history(
+        &self,
+        topic: Topic,
+        since: Option<DateTime<Utc>>,
+    ) -> Result<Box<dyn History>, TransportError> {
+        let config = self.config.clone();
+        Ok(Box::new(blocking(move || KafkaHistory::open(&config, topic, since)).await?))
+    }
+
+    async fn writer(&self, name: &str) -> Result<Box<dyn Writer>, TransportError> {
+        let (config, name) = (self.config.clone(), name.to_owned());
+        Ok(Box::new(blocking(move || KafkaWriter::open(&config, &name)).await?))
     }
 }

@@ -14,6 +14,7 @@ mod record;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use duet_case::Topic;
 
 pub use kafka::{Delivery, KafkaBroker, KafkaConfig};
@@ -232,4 +233,52 @@ pub trait Broker: Send + Sync {
     ///
     /// Where the broker does not answer.
     async fn describe_topics(&self) -> Result<Vec<TopicDescription>, TransportError>;
+}
+
+/// A topic from a point in time to its end as it was found: what is written meanwhile is not part of it.
+#[async_trait]
+pub trait History: Send {
+    /// Up to `max` records, in order within a partition; `None` at the end. A few records where they are large.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer for longer than a request may take.
+    async fn next(&mut self, max: usize) -> Result<Option<Vec<Record>>, TransportError>;
+
+    /// Offsets that were read, and offsets in all.
+    fn progress(&self) -> (u64, u64);
+}
+
+/// Writes groups of records.
+#[async_trait]
+pub trait Writer: Send {
+    /// Writes all of `records`, or none of them, and returns when the broker has them for good. (Where delivery is at
+    /// least once, the first of them may be there without the rest.)
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Fenced`] where another writer of this name took over; else where the broker did not take them.
+    async fn write(&mut self, records: Vec<Outgoing>) -> Result<(), TransportError>;
+}
+
+/// A cluster as one who looks back sees it: what is there, and what of it is written anew.
+#[async_trait]
+pub trait Archive: Broker {
+    /// Reads `topic`, from its oldest record or from the first one of `since` on, outside any group.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer, the topic is missing or access is refused.
+    async fn history(
+        &self,
+        topic: Topic,
+        since: Option<DateTime<Utc>>,
+    ) -> Result<Box<dyn History>, TransportError>;
+
+    /// The writer of that name. Whoever was it before can write no more, and what it had begun is whole or gone.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer or access is refused.
+    async fn writer(&self, name: &str) -> Result<Box<dyn Writer>, TransportError>;
 }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use duet_case::Topic;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    Broker, Committed, Committer, Completed, Exchange, Lag, Origin, Outgoing, Record, Sink, Source,
-    SourceStatus, Start, TopicDescription, TransportError,
+    Archive, Broker, Committed, Committer, Completed, Exchange, History, Lag, Origin, Outgoing,
+    Record, Sink, Source, SourceStatus, Start, TopicDescription, TransportError, Writer,
 };
 
 /// How long [`Source::poll`] waits for a first record.
@@ -57,6 +57,8 @@ struct Shared {
 struct State {
     logs: BTreeMap<Topic, Log>,
     next_reader: u64,
+    /// The term of each writer: who took over last.
+    writers: BTreeMap<String, u64>,
 }
 
 #[derive(Default)]
@@ -373,6 +375,69 @@ impl Broker for MemoryBroker {
                 }
             })
             .collect())
+    }
+}
+
+/// What the log held when it was asked.
+struct MemoryHistory {
+    records: std::vec::IntoIter<Record>,
+    total: u64,
+}
+
+#[async_trait]
+impl History for MemoryHistory {
+    async fn next(&mut self, max: usize) -> Result<Option<Vec<Record>>, TransportError> {
+        let records: Vec<_> = self.records.by_ref().take(max.max(1)).collect();
+        Ok((!records.is_empty()).then_some(records))
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        (self.total - self.records.len() as u64, self.total)
+    }
+}
+
+struct MemoryWriter {
+    shared: Arc<Shared>,
+    name: String,
+    term: u64,
+}
+
+#[async_trait]
+impl Writer for MemoryWriter {
+    async fn write(&mut self, records: Vec<Outgoing>) -> Result<(), TransportError> {
+        let is_current = self.shared.state().writers.get(&self.name) == Some(&self.term);
+        if !is_current {
+            let reason = format!("another {} took over", self.name);
+            return Err(TransportError::Fenced { reason });
+        }
+        self.shared.append(records).await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Archive for MemoryBroker {
+    async fn history(
+        &self,
+        topic: Topic,
+        since: Option<DateTime<Utc>>,
+    ) -> Result<Box<dyn History>, TransportError> {
+        let state = self.shared.state();
+        let all = state.logs.get(&topic).into_iter().flat_map(|log| &log.records);
+        let records: Vec<_> = all
+            .filter(|record| since.is_none_or(|since| record.timestamp >= Some(since)))
+            .cloned()
+            .collect();
+        let total = records.len() as u64;
+        Ok(Box::new(MemoryHistory { records: records.into_iter(), total }))
+    }
+
+    async fn writer(&self, name: &str) -> Result<Box<dyn Writer>, TransportError> {
+        let mut state = self.shared.state();
+        let term = state.writers.entry(name.to_owned()).or_default();
+        *term += 1;
+        let (shared, term) = (Arc::clone(&self.shared), *term);
+        Ok(Box::new(MemoryWriter { shared, name: name.to_owned(), term }))
     }
 }
 

@@ -31,6 +31,12 @@ impl Headers {
         self
     }
 
+    /// The first `count` headers, and the rest.
+    pub fn split_at(&self, count: usize) -> (Self, Self) {
+        let (first, rest) = self.0.split_at(count.min(self.0.len()));
+        (Self(first.to_vec()), Self(rest.to_vec()))
+    }
+
     /// Every header in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))

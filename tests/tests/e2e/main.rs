@@ -9,10 +9,12 @@
 mod access;
 mod chaos;
 mod claim;
+mod dead_letters;
 mod fleet;
 mod imports;
 mod mutations;
 mod pipeline;
+mod replay;
 mod stalls;
 mod transport;
 mod vlm;

@@ -10,25 +10,26 @@ use std::{
 };
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use duet_case::Topic;
 use duet_tests::Kafka;
 use duet_transport::{
-    Broker, Completed, Delivery, Exchange, Headers, KafkaBroker, KafkaConfig, MemoryBroker,
-    Outgoing, Record, Source, Start,
+    Archive, Broker, Completed, Delivery, Exchange, Headers, KafkaBroker, KafkaConfig,
+    MemoryBroker, Outgoing, Record, Source, Start, TransportError,
 };
 
 /// Long enough for a busy machine, and only ever waited for by a test that fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-async fn memory() -> Arc<dyn Broker> {
+async fn memory() -> Arc<dyn Archive> {
     Arc::new(MemoryBroker::default())
 }
 
-async fn kafka_exactly_once() -> Arc<dyn Broker> {
+async fn kafka_exactly_once() -> Arc<dyn Archive> {
     Arc::new(cluster(&Kafka::config().unwrap()).await)
 }
 
-async fn kafka_at_least_once() -> Arc<dyn Broker> {
+async fn kafka_at_least_once() -> Arc<dyn Archive> {
     let config = Kafka::config().unwrap();
     Arc::new(cluster(&KafkaConfig { delivery: Delivery::AtLeastOnce, ..config }).await)
 }
@@ -63,6 +64,8 @@ promises! {
     a_tail_begins_where_it_is_told,
     a_record_keeps_key_headers_and_bytes,
     lag_counts_what_was_not_handed_out,
+    a_history_ends_where_it_was_found,
+    a_writer_writes_whole_groups_until_another_takes_over,
 }
 
 fn record(topic: Topic, value: impl Into<Bytes>) -> Outgoing {
@@ -70,7 +73,7 @@ fn record(topic: Topic, value: impl Into<Bytes>) -> Outgoing {
     Outgoing { topic, key, headers: Headers::default(), value: value.into() }
 }
 
-async fn send(broker: &dyn Broker, records: impl IntoIterator<Item = Outgoing>) {
+async fn send(broker: &dyn Archive, records: impl IntoIterator<Item = Outgoing>) {
     let sink = broker.sink().await.unwrap();
     for record in records {
         sink.send(record).await.unwrap();
@@ -126,7 +129,7 @@ fn echo(records: &[Record], topic: Topic) -> Vec<Completed> {
     records.iter().map(done).collect()
 }
 
-async fn records_of_one_key_come_in_order(broker: &dyn Broker) {
+async fn records_of_one_key_come_in_order(broker: &dyn Archive) {
     let values: Vec<String> = (0..40).map(|i| i.to_string()).collect();
     send(broker, values.iter().map(|value| record(Topic::Images, value.clone()))).await;
     let Exchange { mut source, mut committer } =
@@ -145,7 +148,7 @@ async fn records_of_one_key_come_in_order(broker: &dyn Broker) {
     take_nothing(&mut *tail).await;
 }
 
-async fn outputs_are_seen_once_committed_and_not_before(broker: &dyn Broker) {
+async fn outputs_are_seen_once_committed_and_not_before(broker: &dyn Archive) {
     send(broker, ["a", "b"].map(|value| record(Topic::Images, value))).await;
     let mut exchange = broker.exchange("g", &[Topic::Images]).await.unwrap();
     let mut tail = broker.tail(&[Topic::Prepared], Start::Beginning).await.unwrap();
@@ -155,7 +158,7 @@ async fn outputs_are_seen_once_committed_and_not_before(broker: &dyn Broker) {
     assert_eq!(texts(&take(&mut *tail, 2).await), ["a", "b"]);
 }
 
-async fn a_group_goes_on_where_it_committed(broker: &dyn Broker) {
+async fn a_group_goes_on_where_it_committed(broker: &dyn Archive) {
     send(broker, ["a", "b", "c"].map(|value| record(Topic::Images, value))).await;
     let mut first = broker.exchange("g", &[Topic::Images]).await.unwrap();
     let records = take(&mut *first.source, 2).await;
@@ -173,7 +176,7 @@ async fn a_group_goes_on_where_it_committed(broker: &dyn Broker) {
     assert_eq!(texts(&take(&mut *third.source, 1).await), ["d"]);
 }
 
-async fn a_tail_begins_where_it_is_told(broker: &dyn Broker) {
+async fn a_tail_begins_where_it_is_told(broker: &dyn Archive) {
     // Somebody reads along, so that the embedded broker keeps the records.
     let _reader = broker.exchange("g", &[Topic::Reports]).await.unwrap();
     send(broker, [record(Topic::Reports, "old")]).await;
@@ -185,7 +188,7 @@ async fn a_tail_begins_where_it_is_told(broker: &dyn Broker) {
     assert_eq!(texts(&take(&mut *new, 1).await), ["new"]);
 }
 
-async fn a_record_keeps_key_headers_and_bytes(broker: &dyn Broker) {
+async fn a_record_keeps_key_headers_and_bytes(broker: &dyn Archive) {
     let headers = Headers::default()
         .with("content-type", "image/png")
         .with("twice", "1")
@@ -219,7 +222,7 @@ async fn a_record_keeps_key_headers_and_bytes(broker: &dyn Broker) {
     }
 }
 
-async fn lag_counts_what_was_not_handed_out(broker: &dyn Broker) {
+async fn lag_counts_what_was_not_handed_out(broker: &dyn Archive) {
     let mut exchange = broker.exchange("g", &[Topic::Images]).await.unwrap();
     send(broker, (0..30).map(|i| record(Topic::Images, i.to_string()))).await;
     let lag = |source: &dyn Source| {
@@ -244,4 +247,75 @@ async fn lag_counts_what_was_not_handed_out(broker: &dyn Broker) {
     }
     assert_eq!(seen.len(), 30);
     eventually("none waits", async || lag(&*next.source) == Some(0)).await;
+}
+
+async fn all_of(broker: &dyn Archive, topic: Topic, since: Option<DateTime<Utc>>) -> Vec<String> {
+    let mut history = broker.history(topic, since).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(records) = history.next(7).await.unwrap() {
+        assert!((1..=7).contains(&records.len()));
+        all.extend(texts(&records));
+    }
+    assert_eq!(history.progress().0, history.progress().1);
+    all.sort();
+    all
+}
+
+async fn a_history_ends_where_it_was_found(broker: &dyn Archive) {
+    // Somebody reads along, so that the embedded broker keeps the records.
+    let mut exchange = broker.exchange("g", &[Topic::Images]).await.unwrap();
+    let _reader = broker.exchange("h", &[Topic::Prepared]).await.unwrap();
+    assert_eq!(all_of(broker, Topic::Prepared, None).await, [""; 0]);
+    let values: Vec<String> = (10..40).map(|i| i.to_string()).collect();
+    let keyed = |value: &String| Outgoing { key: None, ..record(Topic::Images, value.clone()) };
+    send(broker, values.iter().map(keyed)).await;
+    let records = take(&mut *exchange.source, values.len()).await;
+    // Where it is written by transactions, the last offset is a marker's.
+    exchange.committer.commit(echo(&records, Topic::Prepared)).await.unwrap();
+    assert_eq!(all_of(broker, Topic::Prepared, None).await, values);
+    let mut history = broker.history(Topic::Prepared, None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let later = Utc::now();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    send(broker, [record(Topic::Prepared, "later")]).await;
+    let mut count = 0;
+    while let Some(records) = history.next(100).await.unwrap() {
+        count += records.len();
+    }
+    assert_eq!(count, values.len());
+    assert_eq!(all_of(broker, Topic::Prepared, Some(later)).await, ["later"]);
+    assert_eq!(all_of(broker, Topic::Prepared, Some(Utc::now())).await, [""; 0]);
+}
+
+async fn a_writer_writes_whole_groups_until_another_takes_over(broker: &dyn Archive) {
+    let _reader = broker.exchange("g", &[Topic::Images, Topic::Redriven]).await.unwrap();
+    let group =
+        |value: &'static str| vec![record(Topic::Images, value), record(Topic::Redriven, value)];
+    let mut first = broker.writer("w").await.unwrap();
+    let mut other = broker.writer("another").await.unwrap();
+    first.write(group("a")).await.unwrap();
+    other.write(group("b")).await.unwrap();
+    let mut second = broker.writer("w").await.unwrap();
+    second.write(group("c")).await.unwrap();
+    for topic in [Topic::Images, Topic::Redriven] {
+        assert_eq!(all_of(broker, topic, None).await, ["a", "b", "c"]);
+    }
+}
+
+/// Where there are transactions, who was taken over from can write no more.
+async fn one_writer_at_a_time(broker: &dyn Archive) {
+    let _reader = broker.exchange("g", &[Topic::Images]).await.unwrap();
+    let mut first = broker.writer("w").await.unwrap();
+    first.write(vec![record(Topic::Images, "a")]).await.unwrap();
+    let mut second = broker.writer("w").await.unwrap();
+    let refused = first.write(vec![record(Topic::Images, "b")]).await;
+    assert!(matches!(refused, Err(TransportError::Fenced { .. })), "{refused:?}");
+    second.write(vec![record(Topic::Images, "c")]).await.unwrap();
+    assert_eq!(all_of(broker, Topic::Images, None).await, ["a", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_one_writers_at_a_time() {
+    one_writer_at_a_time(&*memory().await).await;
+    one_writer_at_a_time(&*kafka_exactly_once().await).await;
 }

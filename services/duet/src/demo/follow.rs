@@ -82,12 +82,7 @@ pub(super) async fn until_all_ended(
 fn read(record: &Record) -> Result<(CaseId, End)> {
     if record.origin.topic == Topic::DeadLetters {
         let letter = DeadLetter::read(&record.headers);
-        // The value is the record that failed: a file, or the Case that a later stage could not use.
-        let id = letter.case.as_deref().and_then(CaseId::parse);
-        return Ok((
-            id.unwrap_or_else(|| CaseId::of_input(&record.value)),
-            End::DeadLetter(Box::new(letter)),
-        ));
+        return Ok((DeadLetter::case_of(record), End::DeadLetter(Box::new(letter))));
     }
     let case = Case::from_json(&record.value).context("a report is no Case; please report it")?;
     Ok((case.id.clone(), End::Report(Box::new(case))))

@@ -1,6 +1,9 @@
 //! What is held of one case.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -8,7 +11,7 @@ use duet_case::{Case, CaseId, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::summary::{DeadLetterNote, Summary};
-use crate::DeadLetter;
+use crate::{DeadLetter, LetterKey, Redriven};
 
 /// How far a case has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -68,7 +71,7 @@ impl CaseState {
             Topic::Flagged => Some(Self::Flagged),
             Topic::Assessed => Some(Self::Assessed),
             Topic::Reports => Some(Self::Reported),
-            Topic::Images | Topic::Annotated | Topic::DeadLetters => None,
+            Topic::Images | Topic::Annotated | Topic::DeadLetters | Topic::Redriven => None,
         }
     }
 }
@@ -97,17 +100,17 @@ type Place = (i32, i64);
 pub struct CaseEntry {
     /// The furthest Case that was seen, with its state.
     pub case: Option<(CaseState, Arc<HeldCase>)>,
-    /// Why it could not be processed, where it could not; the latest one.
+    /// Why it could not be processed, where it could not; the latest one that was not sent again.
     pub dead_letter: Option<Arc<DeadLetter>>,
     /// The same in short, for lists.
     pub summary: Arc<Summary>,
     pub(super) received_at: Option<DateTime<Utc>>,
     pub(super) updated_at: DateTime<Utc>,
     first_seen: DateTime<Utc>,
-    dead_at: Option<DateTime<Utc>>,
     // By their places, so that a record that is read again after a reconnection is not counted again.
     reports: BTreeSet<Place>,
-    dead_letters: BTreeSet<Place>,
+    dead_letters: BTreeMap<LetterKey, (DateTime<Utc>, Arc<DeadLetter>)>,
+    redriven: BTreeSet<LetterKey>,
 }
 
 impl CaseEntry {
@@ -120,9 +123,9 @@ impl CaseEntry {
             received_at: None,
             updated_at: time,
             first_seen: time,
-            dead_at: None,
             reports: BTreeSet::new(),
-            dead_letters: BTreeSet::new(),
+            dead_letters: BTreeMap::new(),
+            redriven: BTreeSet::new(),
         }
     }
 
@@ -142,15 +145,29 @@ impl CaseEntry {
 
     pub(super) fn add_dead_letter(
         &mut self,
+        key: LetterKey,
         letter: DeadLetter,
-        place: Place,
         time: DateTime<Utc>,
     ) {
-        self.dead_letters.insert(place);
-        if self.dead_at.is_none_or(|known| time >= known) {
-            self.dead_at = Some(time);
-            self.dead_letter = Some(Arc::new(letter));
-        }
+        self.dead_letters.insert(key, (time, Arc::new(letter)));
+        self.choose_dead_letter();
+    }
+
+    pub(super) fn add_redriven(&mut self, redriven: &Redriven) {
+        self.redriven.insert(redriven.letter());
+        self.choose_dead_letter();
+    }
+
+    fn choose_dead_letter(&mut self) {
+        let latest = self.open_letters().max_by_key(|(key, (time, _))| (*time, *key));
+        self.dead_letter = latest.map(|(_, (_, letter))| Arc::clone(letter));
+    }
+
+    /// The dead letters that were not sent again.
+    fn open_letters(
+        &self,
+    ) -> impl Iterator<Item = (&LetterKey, &(DateTime<Utc>, Arc<DeadLetter>))> {
+        self.dead_letters.iter().filter(|(key, _)| !self.redriven.contains(*key))
     }
 
     /// What lists are ordered by: when the image came in, as far as it is known.
@@ -161,8 +178,9 @@ impl CaseEntry {
     /// Bytes that this entry holds, about: the JSON, and as much again for what was read from it.
     pub(super) fn weight(&self) -> usize {
         let json = self.case.as_ref().map_or(0, |(_, held)| held.json.len());
-        let letter = self.dead_letter.as_ref().map_or(0, |letter| letter.message.len());
-        2 * json + 2 * letter + 32 * (self.reports.len() + self.dead_letters.len())
+        let letters: usize =
+            self.dead_letters.values().map(|(_, letter)| 512 + letter.message.len()).sum();
+        2 * json + letters + 32 * self.reports.len() + 64 * self.redriven.len()
     }
 
     fn state(&self) -> CaseState {
@@ -176,7 +194,8 @@ impl CaseEntry {
         summary.updated_at = self.updated_at;
         summary.state = self.state();
         summary.reports = self.reports.len();
-        summary.dead_letters = self.dead_letters.len();
+        summary.dead_letters = self.open_letters().count();
+        summary.redriven = self.dead_letters.len() - summary.dead_letters;
         if let Some((_, held)) = &self.case {
             summary.add_case(&held.case);
         }

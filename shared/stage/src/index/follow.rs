@@ -54,7 +54,7 @@ impl CaseIndex {
     ) {
         let waiting = || Some("waiting for the topics".to_owned());
         let status = Status { health, problems: Mutex::new([waiting(), waiting()]) };
-        let letters = &[Topic::DeadLetters];
+        let letters = &[Topic::DeadLetters, Topic::Redriven];
         tokio::join!(
             self.follow(0, &*broker, Self::CASE_TOPICS, CASES_AT_ONCE, &status, &shutdown),
             self.follow(1, &*broker, letters, LETTERS_AT_ONCE, &status, &shutdown),

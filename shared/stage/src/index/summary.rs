@@ -70,8 +70,11 @@ pub struct Summary {
     pub updated_at: DateTime<Utc>,
     /// Reports of it: more than one where the same file was fed again.
     pub reports: usize,
-    /// Dead letters of it.
+    /// Dead letters of it, without those that were sent again.
     pub dead_letters: usize,
+    /// Dead letters of it that were sent again.
+    #[serde(skip_serializing_if = "is_none")]
+    pub redriven: usize,
     /// Container format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
@@ -135,6 +138,12 @@ pub struct DeadLetterNote {
     pub message: String,
 }
 
+// As serde hands it over.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
 impl Summary {
     pub(super) fn new(id: CaseId, time: DateTime<Utc>) -> Self {
         Self {
@@ -144,6 +153,7 @@ impl Summary {
             updated_at: time,
             reports: 0,
             dead_letters: 0,
+            redriven: 0,
             format: None,
             modality: None,
             kind: None,

@@ -37,10 +37,13 @@ impl Admin {
     }
 }
 
-/// Creates the topics that are missing and returns those.
-pub(super) async fn create(config: &KafkaConfig) -> Result<Vec<Topic>, TransportError> {
-    let asked = config.clone();
-    let found = blocking(move || Probe::open(&asked)?.find(&Topic::ALL)).await?;
+/// Creates those of `topics` that are missing and returns them.
+pub(super) async fn create(
+    config: &KafkaConfig,
+    topics: &[Topic],
+) -> Result<Vec<Topic>, TransportError> {
+    let (asked, topics) = (config.clone(), topics.to_vec());
+    let found = blocking(move || Probe::open(&asked)?.find(&topics)).await?;
     let missing: Vec<_> = found.into_iter().filter(|found| found.partitions.is_empty()).collect();
     if missing.is_empty() {
         return Ok(Vec::new());
@@ -55,6 +58,8 @@ pub(super) async fn create(config: &KafkaConfig) -> Result<Vec<Topic>, Transport
             let replication = TopicReplication::Fixed(config.replication_factor);
             let new = NewTopic::new(&found.name, config.partitions, replication)
                 .set("max.message.bytes", max_bytes);
+            let new =
+                if found.topic.is_compacted() { new.set("cleanup.policy", "compact") } else { new };
             if found.topic.is_guarded() { new.set("retention.ms", &retention) } else { new }
         })
         .collect();

@@ -86,7 +86,10 @@ impl KafkaCommitter {
     }
 }
 
-fn open_outbox(config: &KafkaConfig, id: Option<&str>) -> Result<Outbox, TransportError> {
+pub(super) fn open_outbox(
+    config: &KafkaConfig,
+    id: Option<&str>,
+) -> Result<Outbox, TransportError> {
     let outbox = Outbox::open(config, id)?;
     if id.is_some() {
         // Waits for an earlier transaction of this id to end, or ends it.
@@ -350,7 +353,7 @@ impl Attempt<'_> {
 }
 
 /// Repeats a transactional call while it says that it may be repeated, until `deadline`.
-fn insist_until(
+pub(super) fn insist_until(
     deadline: Instant,
     call: impl Fn(Duration) -> Result<(), KafkaError>,
 ) -> Result<(), KafkaError> {
