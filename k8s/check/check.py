@@ -39,7 +39,8 @@ RENDERED = {
     "hospital with mutual TLS": (["hospital"], ["kafka.strimzi.authentication=tls", "autoscaling.by=cpu"]),
     "models from a claim": (["multi-site"], ["models.from=claim", "models.claim.name=models", "models.claim.subPath=v1"]),
     "models fetched": (["multi-site"], ["models.from=fetch", "models.fetch.url=https://models/m.tar.gz", f"models.fetch.sha256={'0' * 64}"]),
-    "PLAIN without TLS": (["multi-site"], ["kafka.security.protocol=sasl_plaintext", "kafka.security.mechanism=PLAIN", "blob.from=claim"]),
+    "SCRAM without TLS": (["multi-site"], ["kafka.security.protocol=sasl_plaintext", "kafka.security.mechanism=SCRAM-SHA-256", "blob.from=claim"]),
+    "PLAIN": (["multi-site"], ["kafka.security.mechanism=PLAIN"]),
     "behind an ingress": (["hospital"], ["tls.secret=", 'config.http={"tokens": [], "behind_proxy": true, "hosts": ["duet.example.org"]}']),
     "client certificates": (["multi-site"], ["tls.authorityKey=ca.crt"]),
     "served generalist": (["hospital", "served-generalist"], []),
@@ -58,12 +59,14 @@ REFUSED = [
     (["multi-site"], "kafka.bootstrap=", "kafka.bootstrap is empty"),
     (["multi-site"], "kafka.bootstrap=kafka", "/kafka/bootstrap"),
     (["multi-site"], "kafka.security.user.secret=", "kafka.security.user.secret is empty"),
+    (["multi-site"], 'kafka.security={"protocol": "sasl_plaintext", "mechanism": "PLAIN", "user": {"secret": "u"}}', "is PLAIN without TLS"),
     (["multi-site"], "blob.s3.bucket=", "blob.s3.bucket is empty"),
     (["multi-site"], "services.specialist.scaling.max=13", "services.specialist may have 13 replicas, but kafka.partitions is 12"),
     (["multi-site"], "models.from=claim", "models.claim.name is empty"),
     (["multi-site"], "models.from=fetch", "models.fetch needs both"),
     (["hospital"], "kafka.createTopics=true", "kafka.createTopics is for"),
     (["hospital"], "pseudonymKey.secret=", "/pseudonymKey/secret"),
+    (["hospital"], "sealingKeys.secret=", "/sealingKeys/secret"),
     (["hospital"], 'config.http={"tokens": []}', "config.http.tokens is empty"),
     (["hospital"], 'config.http={"tokens": [{"name": "RIS", "sha256": "0"}]}', "/config/http/tokens/0"),
     (["edge"], "tls.secret=", "tls.secret is empty"),
@@ -212,9 +215,8 @@ def configurations(report, documents):
         for _, pod in pods({name: resources}):
             for variable in pod["containers"][0]["env"]:
                 if variable["name"].startswith("DUET_") and variable["name"] != "DUET_CONFIG":
-                    # As the kubelet fills it, with a password of every kind of quote.
-                    value = variable.get("value", "of-a-secret").replace("$(KAFKA_USERNAME)", "user").replace("$(KAFKA_PASSWORD)", "a'b\"c\\d$")
-                    settings[variable["name"]] = value
+                    # A Secret's value has every kind of quote.
+                    settings[variable["name"]] = variable.get("value", "a'b\"c\\d$")
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "duet.toml"
             file.write_text(text)
@@ -288,7 +290,8 @@ def source(report):
             faults.append(f"{name} reads {reads}, the chart's table says {row.get('reads', [])}")
     sections = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
     tls = {"tls_cert_file", "tls_key_file", "tls_client_ca_file"}
-    set_by_chart = {"prepare": {"pseudonym_key_file"}, "http": {"listen"} | tls}
+    key_files = {"prepare": {"pseudonym_key_file", "sealing_key_file"}, "publish": {"sealing_key_file"}}
+    set_by_chart = key_files | {"http": {"listen"} | tls}
     for section, schema in sections.items():
         keys = fields(section) - set_by_chart.get(section, set())
         if keys != set(schema["properties"]):

@@ -68,13 +68,16 @@ impl Fleet {
         sections: &str,
     ) -> Result<Self> {
         let config = format!(
-            "[kafka]\n{}\n[blob]\nurl = \"file://{}\"\n[prepare]\npseudonym_key_file = \"{}\"\n[models]\ndir = \"{}\"\n{sections}\n",
+            "[kafka]\n{}\n[blob]\nurl = \"file://{}\"\n[prepare]\npseudonym_key_file = \"{}\"\nsealing_key_file = \"{}\"\n[models]\ndir = \"{}\"\n{sections}\n",
             toml::to_string(kafka).context("the Kafka configuration cannot be written")?,
             folder.join("blobs").display(),
             folder.join("pseudonym.key").display(),
+            folder.join("sealing.keys").display(),
             models.display(),
         )
-        .replace("[properties]", "[kafka.properties]");
+        .replace("[properties]", "[kafka.properties]")
+        .replace("[tls]", "[kafka.tls]")
+        .replace("[sasl]", "[kafka.sasl]");
         let path = folder.join("duet.toml");
         fs::create_dir_all(folder.join("blobs"))?;
         fs::write(&path, config)?;
@@ -99,11 +102,26 @@ impl Fleet {
     ///
     /// Where it cannot be started.
     pub fn start(&mut self, service: &str) -> Result<usize> {
+        self.start_with(service, &[], &[])
+    }
+
+    /// As [`Fleet::start`], with variables of its own and arguments before `run`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fleet::start`].
+    pub fn start_with(
+        &mut self,
+        service: &str,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<usize> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let number = self.started;
         self.started += 1;
         let name = format!("{service}-{number}");
-        let mut command = self.command(&["run", service]);
+        let mut command = self.command(&[arguments, &["run", service]].concat());
+        command.envs(variables.iter().copied());
         command.args(["--listen", &format!("127.0.0.1:{port}")]);
         let log = self.folder.join(format!("{name}.log"));
         let process = Guarded::start(&name, &command, &log, None)?;
@@ -157,6 +175,20 @@ impl Fleet {
             Err(error) => Err(error.context(service.name.clone())),
         };
         self.services.values().map(|s| Ok((s.name.as_str(), ask(s)?))).collect()
+    }
+
+    /// Where a service listens, for instance `http://127.0.0.1:40123`.
+    pub fn address(&self, number: usize) -> Option<String> {
+        self.services.get(&number).map(|service| format!("http://127.0.0.1:{}", service.port))
+    }
+
+    /// Whatever a service answers at `path`: status and body.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody answers.
+    pub fn ask(&self, number: usize, path: &str) -> Result<(u16, String)> {
+        get(self.services.get(&number).context("there is no such service")?.port, path)
     }
 
     /// The process of a service.

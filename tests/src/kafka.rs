@@ -1,5 +1,8 @@
 //! A real Apache Kafka 4 broker (KRaft, one node) on free loopback ports.
 
+mod acls;
+mod secured;
+
 use std::{
     env, fs,
     io::{Read, Write},
@@ -11,9 +14,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use duet_case::Digest;
 use duet_transport::KafkaConfig;
 
 use crate::Guarded;
+
+pub use self::{
+    acls::Grant,
+    secured::{PLAIN_USER, Secured},
+};
 
 const INSTALL: &str = "install a Java runtime (17 or newer) and Maven, for instance with `apt-get install -y default-jre-headless maven`, or name a running broker by DUET_TEST_KAFKA=host:port";
 
@@ -43,7 +52,10 @@ impl Kafka {
         static SHARED: OnceLock<Result<Held, String>> = OnceLock::new();
         let held = SHARED.get_or_init(|| match env::var("DUET_TEST_KAFKA") {
             Ok(address) if !address.is_empty() => Ok(Held::Foreign(address)),
-            _ => Self::launch(true, "").map(Held::Own).map_err(|error| format!("{error:#}")),
+            _ => free_ports()
+                .and_then(|ports| Self::launch(true, ports, "", &[]))
+                .map(Held::Own)
+                .map_err(|error| format!("{error:#}")),
         });
         match held {
             Ok(Held::Own(kafka)) => Ok(&kafka.address),
@@ -67,7 +79,7 @@ impl Kafka {
     ///
     /// Where Java, Maven or the jars are missing, or the broker does not start.
     pub fn start() -> Result<Self> {
-        Self::launch(false, "")
+        Self::launch(false, free_ports()?, "", &[])
     }
 
     /// As [`Kafka::start`], with further lines of `server.properties`.
@@ -76,13 +88,19 @@ impl Kafka {
     ///
     /// As [`Kafka::start`].
     pub fn start_with(properties: &str) -> Result<Self> {
-        Self::launch(false, properties)
+        Self::launch(false, free_ports()?, properties, &[])
     }
 
-    fn launch(is_shared: bool, further: &str) -> Result<Self> {
+    /// On two ports, for clients and for its controller, with further lines of `server.properties`, which go before our
+    /// own, and further arguments for formatting its storage.
+    fn launch(
+        is_shared: bool,
+        [port, controller]: [u16; 2],
+        further: &str,
+        format: &[String],
+    ) -> Result<Self> {
         let jars = jars()?;
         let folder = tempfile::Builder::new().prefix("duet-kafka-").tempdir()?.keep();
-        let (port, controller) = (free_port()?, free_port()?);
         let properties = folder.join("server.properties");
         fs::write(&properties, server_properties(&folder, port, controller) + further)?;
         let id = "duet-tests-of-Kafka-00"; // 22 characters of base64
@@ -90,6 +108,7 @@ impl Kafka {
             .arg("kafka.tools.StorageTool")
             .args(["format", "--standalone", "-t", id, "-c"])
             .arg(&properties)
+            .args(format)
             .output()?;
         if !formatted.status.success() {
             bail!(
@@ -219,8 +238,15 @@ fn config_for(address: &str) -> KafkaConfig {
     }
 }
 
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // Held together, so that they differ.
+    let held: Vec<TcpListener> =
+        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
 }
 
 fn server_properties(folder: &Path, port: u16, controller: u16) -> String {
@@ -260,7 +286,9 @@ fn jars() -> Result<PathBuf> {
     let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka/pom.xml");
     let text = fs::read_to_string(&pom)?;
     let version = kafka_version(&text)?;
-    let folder = cache()?.join(format!("kafka-{version}"));
+    // By what the pom asks for, so that jars that were fetched for another one are not taken for it.
+    let asked = Digest::of(text.as_bytes()).to_string();
+    let folder = cache()?.join(format!("kafka-{version}-{}", asked.get(..8).unwrap_or_default()));
     let jars = folder.join("lib");
     if jars.is_dir() {
         return Ok(jars);

@@ -17,6 +17,9 @@
 {{- if and (eq $kafka.mode "external") (hasPrefix "sasl" $kafka.security.protocol) (not $kafka.security.user.secret) -}}
 {{- fail (printf "kafka.security.user.secret is empty, but kafka.security.protocol is %s: name the Secret with the user's name and password" $kafka.security.protocol) -}}
 {{- end -}}
+{{- if and (eq $kafka.mode "external") (eq $kafka.security.protocol "sasl_plaintext") (eq $kafka.security.mechanism "PLAIN") -}}
+{{- fail "kafka.security.mechanism is PLAIN without TLS: the password would go over the network in clear. Set kafka.security.protocol to sasl_ssl, or take SCRAM-SHA-512" -}}
+{{- end -}}
 {{- if not $v.config.http.behind_proxy -}}
 {{- if not $v.config.http.tokens -}}
 {{- fail "config.http.tokens is empty: anybody in the cluster could send and read films. Add what `duet tokens new` prints, or set config.http.behind_proxy: true where an ingress or a mesh lets in only who may" -}}

@@ -32,7 +32,8 @@
 {{- $url := "file:///var/lib/duet/blobs" -}}
 {{- with .Values.blob }}{{ if eq .from "s3" }}{{ $url = printf "s3://%s/%s" .s3.bucket .s3.prefix | trimSuffix "/" }}{{ end }}{{ end -}}
 {{- $_ := set $sections "blob" (dict "url" $url "timeout_ms" .Values.blob.timeoutMs) -}}
-{{- $_ := set $sections "prepare" (merge (dict "pseudonym_key_file" "/etc/duet/pseudonym/key") ($sections.prepare | default dict)) -}}
+{{- $_ := set $sections "prepare" (merge (dict "pseudonym_key_file" "/etc/duet/pseudonym/key" "sealing_key_file" "/etc/duet/sealing/keys") ($sections.prepare | default dict)) -}}
+{{- $_ := set $sections "publish" (merge (dict "sealing_key_file" "/etc/duet/sealing/keys") ($sections.publish | default dict)) -}}
 {{- if ne $kafka.mode "embedded" -}}
 {{- $keys := dict "bootstrap" (include "duet.bootstrap" .) "topic_prefix" $kafka.topicPrefix "partitions" $kafka.partitions -}}
 {{- $keys = merge $keys (dict "replication_factor" $kafka.replicationFactor "max_message_bytes" $kafka.maxMessageBytes) -}}
@@ -59,22 +60,4 @@ user: {secret: {{ $isTls | ternary "" $user | quote }}, name: {{ $user }}, passw
 authority: {secret: {{ $kafka.strimzi.cluster }}-cluster-ca-cert, key: ca.crt}
 certificate: {secret: {{ $isTls | ternary $user "" | quote }}, certificateKey: user.crt, privateKey: user.key}
 {{- end -}}
-{{- end }}
-
-{{/* librdkafka's settings for it, as a TOML table. The quotes hold whatever a password may contain. */}}
-{{- define "duet.kafkaProperties" -}}
-{{- $parts := list (printf "\"security.protocol\" = %q" .protocol) -}}
-{{- if hasPrefix "sasl" .protocol -}}
-{{- $parts = append $parts (printf "\"sasl.mechanisms\" = %q" .mechanism) -}}
-{{- $parts = append $parts "\"sasl.username\" = '''$(KAFKA_USERNAME)'''" -}}
-{{- $parts = append $parts "\"sasl.password\" = '''$(KAFKA_PASSWORD)'''" -}}
-{{- end -}}
-{{- if .authority.secret -}}
-{{- $parts = append $parts "\"ssl.ca.location\" = \"/etc/duet/kafka-authority/ca.crt\"" -}}
-{{- end -}}
-{{- if .certificate.secret -}}
-{{- $parts = append $parts "\"ssl.certificate.location\" = \"/etc/duet/kafka-certificate/tls.crt\"" -}}
-{{- $parts = append $parts "\"ssl.key.location\" = \"/etc/duet/kafka-certificate/tls.key\"" -}}
-{{- end -}}
-{ {{ join ", " $parts }} }
 {{- end }}

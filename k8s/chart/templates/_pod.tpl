@@ -61,14 +61,14 @@ containers:
       - {name: DUET_CONFIG, value: /etc/duet/duet.toml}
       {{- if $hasKafka }}
       {{- with $security.user }}
-      {{- if .secret }}
+      {{- if and .secret (hasPrefix "sasl" $security.protocol) }}
       {{- if .name }}
-      - {name: KAFKA_USERNAME, value: {{ .name }}}
+      - {name: DUET_KAFKA_SASL_USERNAME, value: {{ .name }}}
       {{- else }}
-      - name: KAFKA_USERNAME
+      - name: DUET_KAFKA_SASL_USERNAME
         valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .usernameKey }}}}
       {{- end }}
-      - name: KAFKA_PASSWORD
+      - name: DUET_KAFKA_SASL_PASSWORD
         valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .passwordKey }}}}
       {{- end }}
       {{- end }}
@@ -80,10 +80,18 @@ containers:
       - {name: DUET_HTTP_TLS_CLIENT_CA_FILE, value: /etc/duet/tls/ca.crt}
       {{- end }}
       {{- end }}
-      {{- if ne $security.protocol "plaintext" }}
-      # Not in duet.toml, since a part of it is secret.
-      - name: DUET_KAFKA_PROPERTIES
-        value: {{ include "duet.kafkaProperties" $security | quote }}
+      {{- if hasPrefix "sasl" $security.protocol }}
+      - {name: DUET_KAFKA_SASL_MECHANISM, value: {{ $security.mechanism }}}
+      {{- end }}
+      {{- if hasSuffix "ssl" $security.protocol }}
+      - {name: DUET_KAFKA_TLS_ENABLED, value: "true"}
+      {{- if $security.authority.secret }}
+      - {name: DUET_KAFKA_TLS_CA_FILE, value: /etc/duet/kafka-authority/ca.crt}
+      {{- end }}
+      {{- if $security.certificate.secret }}
+      - {name: DUET_KAFKA_TLS_CERT_FILE, value: /etc/duet/kafka-certificate/tls.crt}
+      - {name: DUET_KAFKA_TLS_KEY_FILE, value: /etc/duet/kafka-certificate/tls.key}
+      {{- end }}
       {{- end }}
       {{- end }}
       {{- if and .row.backend $v.backend.secret }}
@@ -133,6 +141,10 @@ containers:
       {{- if .row.secret }}
       - {name: pseudonym, mountPath: /etc/duet/pseudonym, readOnly: true}
       {{- end }}
+      {{- if .row.seals }}
+      # The folder: a rotated file is seen without a restart.
+      - {name: sealing, mountPath: /etc/duet/sealing, readOnly: true}
+      {{- end }}
       {{- if and .row.models (ne $v.models.from "image") }}
       - {name: models, mountPath: /models, readOnly: true{{ if eq $v.models.from "claim" }}{{ with $v.models.claim.subPath }}, subPath: {{ . }}{{ end }}{{ end }}}
       {{- end }}
@@ -168,6 +180,13 @@ volumes:
     secret:
       secretName: {{ $v.pseudonymKey.secret }}
       items: [{key: {{ $v.pseudonymKey.key }}, path: key}]
+      defaultMode: 0440
+  {{- end }}
+  {{- if .row.seals }}
+  - name: sealing
+    secret:
+      secretName: {{ $v.sealingKeys.secret }}
+      items: [{key: {{ $v.sealingKeys.key }}, path: keys}]
       defaultMode: 0440
   {{- end }}
   {{- if and .row.models (eq $v.models.from "claim") }}

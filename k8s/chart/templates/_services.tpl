@@ -9,6 +9,7 @@ figures under `services` in values.yaml.
   models   needs the folder of models
   secret   needs the key of the pseudonyms
   backend  asks the generalist's server, where it runs on one
+  seals    needs the keys of sealed identifiers
 */}}
 {{- define "duet.table" -}}
 gateway:
@@ -19,6 +20,7 @@ prepare:
   reads: [images]
   writes: [prepared, out-of-scope, dead-letters]
   secret: true
+  seals: true
 triage:
   reads: [prepared]
   writes: [flagged, cleared, out-of-scope, dead-letters]
@@ -31,6 +33,7 @@ specialist:
 publish:
   reads: [assessed, cleared, out-of-scope]
   writes: [reports, annotated, dead-letters]
+  seals: true
 review:
   web: true
   follows: [prepared, flagged, cleared, out-of-scope, assessed, reports, dead-letters, redriven]
@@ -39,7 +42,7 @@ review:
 {{/* The rows that become Deployments: the table's, or the one that runs all of it. */}}
 {{- define "duet.rows" -}}
 {{- if eq .Values.mode "all" -}}
-all: {web: true, models: true, secret: true, backend: true}
+all: {web: true, models: true, secret: true, seals: true, backend: true}
 {{- else -}}
 {{ include "duet.table" . }}
 {{- end -}}

@@ -100,6 +100,17 @@ pub(crate) enum Command {
     /// Make a token for clients of the gateway and the page
     #[command(subcommand, after_help = "Example:\n  duet tokens new --name ris-1 --may send")]
     Tokens(Tokens),
+    /// Make, rotate or list the keys that identifiers are sealed with
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  duet keys new sealing.keys\n  duet keys rotate sealing.keys"
+    )]
+    Keys(crate::keys::Keys),
+    /// Open the identifiers that are sealed in Cases, for whoever holds the keys
+    #[command(
+        after_help = "Examples:\n  duet unseal --keys sealing.keys report.json\n  duet watch --json --count 1 | duet unseal --keys sealing.keys -"
+    )]
+    Unseal(crate::unseal::Unseal),
     /// Check the configuration, or print it with where each value comes from
     #[command(
         subcommand,
@@ -215,6 +226,11 @@ pub(crate) enum Topics {
     /// Say what is there under each topic's name
     #[command(after_help = "Example:\n  duet topics describe --json")]
     Describe(TopicsArgs),
+    /// Print what each service has to be allowed on the cluster, and nothing more, as kafka-acls takes it
+    #[command(
+        after_help = "Examples:\n  duet topics acls --principal-prefix User:duet- > acls.sh\n  duet topics acls --service prepare --json"
+    )]
+    Acls(crate::acls::Acls),
 }
 
 #[derive(Debug, Args)]
@@ -386,11 +402,13 @@ impl Cli {
                 };
                 (Some(kafka), None, None)
             }
+            Command::Topics(Topics::Acls(args)) => (Some(&args.kafka), None, None),
             Command::Models(Models::List(dir) | Models::Verify(dir)) => (None, None, Some(dir)),
             Command::Models(Models::Pull(pull)) => (None, None, Some(&pull.models)),
             Command::Triage(Triage::Try(own)) => (None, None, Some(&own.models)),
             Command::Eval(eval) => (None, None, Some(&eval.models)),
             Command::Tokens(_) | Command::Config(_) | Command::DecodeWorker | Command::Schema => no,
+            Command::Keys(_) | Command::Unseal(_) => no,
         };
         let log = self.log.map(|format| match format {
             Format::Text => "text".to_owned(),

@@ -38,6 +38,9 @@ pub(crate) async fn run(args: &cli::Demo, mut config: Config) -> Result<()> {
     if config.settings.prepare.pseudonym_key_file.is_none() {
         config.settings.prepare.pseudonym_key_file = Some(folder.join("pseudonym.key"));
     }
+    if config.settings.prepare.sealing_key_file.is_none() {
+        config.settings.prepare.sealing_key_file = Some(folder.join("sealing.keys"));
+    }
     let blobs = BlobStore::open(&format!("file://{}", folder.join("blobs").display()))?;
     let broker = MemoryBroker::default();
     broker.create_topics().await?;

@@ -3,11 +3,13 @@
 //! Everything that is wired is wired here: configuration, broker, blob store, models, health, HTTP and signals.
 //! What a service does is in its own crate.
 
+mod acls;
 mod cli;
 mod config;
 mod dead_letters;
 mod demo;
 mod eval;
+mod keys;
 mod models;
 mod output;
 mod places;
@@ -19,6 +21,7 @@ mod times;
 mod tokens;
 mod topics;
 mod triage;
+mod unseal;
 mod watch;
 mod why;
 
@@ -85,6 +88,8 @@ async fn run(cli: &Cli, config: Config) -> Result<()> {
         Command::Triage(cli::Triage::Try(args)) => triage::run(args, &config).await,
         Command::Eval(args) => eval::run(args, &config).await,
         Command::Tokens(cli::Tokens::New(args)) => tokens::new(args),
+        Command::Keys(command) => keys::run(command),
+        Command::Unseal(args) => unseal::run(args, &config),
         Command::Config(ConfigCommand::Check { .. }) => {
             let file = config
                 .file

@@ -17,7 +17,7 @@ pub(crate) const BACKEND_KEY: &str = "DUET_TRIAGE_BACKEND_API_KEY";
 /// Duet's own state of this user: `$XDG_STATE_HOME/duet`, else `~/.local/state/duet`.
 pub(crate) fn state() -> Result<PathBuf, Usage> {
     in_home("XDG_STATE_HOME", ".local/state")
-        .ok_or_else(|| Usage("neither HOME nor XDG_STATE_HOME is set: set blob.url (DUET_BLOB_URL) and prepare.pseudonym_key_file".to_owned()))
+        .ok_or_else(|| Usage("neither HOME nor XDG_STATE_HOME is set: set blob.url (DUET_BLOB_URL), prepare.pseudonym_key_file and prepare.sealing_key_file".to_owned()))
 }
 
 /// What can be fetched again: `$DUET_CACHE`, else `~/.cache/duet`.
@@ -71,6 +71,22 @@ pub(crate) fn backend_key(config: &Config) -> Result<Option<ApiKey>, Usage> {
         (None, Some(value)) => ApiKey::new(BACKEND_KEY, &value.to_string_lossy()),
     };
     key.map(Some).map_err(|error| Usage(error.to_string()))
+}
+
+/// The file of sealing keys that `prepare` seals with.
+pub(crate) fn sealing_keys(config: &Config) -> Result<PathBuf, Usage> {
+    match &config.settings.prepare.sealing_key_file {
+        Some(path) => Ok(path.clone()),
+        None => Ok(state()?.join("sealing.keys")),
+    }
+}
+
+/// The file of sealing keys that `publish` opens with, and whether it was named: else it is `prepare`'s, where it is there.
+pub(crate) fn opening_keys(config: &Config) -> Result<(PathBuf, bool), Usage> {
+    match &config.settings.publish.sealing_key_file {
+        Some(path) => Ok((path.clone(), true)),
+        None => Ok((sealing_keys(config)?, false)),
+    }
 }
 
 /// The folder of models.

@@ -131,7 +131,11 @@ async fn prepare(host: Host) -> Result<()> {
         host.health.item("decoder", "starting"),
         host.shutdown.clone(),
     );
-    let stage = duet_prepare::Prepare::new(config, host.blobs.clone(), key).with_decoder(decoder);
+    let sealer = duet_seal::Sealer::load_or_create(&places::sealing_keys(&host.config)?)
+        .context("prepare cannot start (prepare.sealing_key_file)")?;
+    let stage = duet_prepare::Prepare::new(config, host.blobs.clone(), key)
+        .with_sealer(sealer)
+        .with_decoder(decoder);
     let retention = Duration::from_secs(host.settings().kafka.guarded_retention_hours * 3600);
     let inbox = host.blobs.inbox();
     tokio::spawn(duet_prepare::keep_inbox(inbox, retention, host.shutdown.clone()));
@@ -169,7 +173,10 @@ async fn specialist(host: Host) -> Result<()> {
 }
 
 async fn publish(host: Host) -> Result<()> {
-    let stage = duet_publish::Publish::new(&host.settings().publish, host.blobs.clone());
+    let (keys, is_named) = places::opening_keys(&host.config)?;
+    let stage = duet_publish::Publish::new(host.blobs.clone())
+        .with_sealing_keys(&keys, is_named, host.health.item("sealing keys", "starting"))
+        .context("publish cannot start (publish.sealing_key_file)")?;
     host.run(stage).await
 }
 

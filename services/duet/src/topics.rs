@@ -4,10 +4,13 @@ use anyhow::Result;
 use duet_case::Topic;
 use duet_transport::{Broker as _, KafkaBroker};
 
-use crate::{cli::Topics, config::Config, output};
+use crate::{acls, cli::Topics, config::Config, output};
 
 pub(crate) async fn run(command: &Topics, config: &Config) -> Result<()> {
     let kafka = &config.settings.kafka;
+    if let Topics::Acls(args) = command {
+        return acls::print(args, kafka);
+    }
     let broker = KafkaBroker::connect(kafka).await?;
     match command {
         Topics::Create(args) => {
@@ -45,5 +48,6 @@ pub(crate) async fn run(command: &Topics, config: &Config) -> Result<()> {
             }
             output::line(format_args!("{table}"))
         }
+        Topics::Acls(_) => Ok(()), // needs no broker, see above
     }
 }

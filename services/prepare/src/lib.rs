@@ -7,7 +7,8 @@
 //!
 //! Decoding runs in child processes; see [`Decoder`]. Deliberately absent: Kafka, retries and metrics (the runner's), decoding
 //! itself (`duet-imaging`'s), and any record
-//! of who the patient is: a study is known by its keyed hash from here on.
+//! of who the patient is that others than `publish` can read: a study is known by its keyed hash from here on, and what a
+//! result is filed by is sealed (`duet-seal`).
 
 mod decoder;
 mod inbox;
@@ -39,6 +40,8 @@ pub struct Config {
     pub retain_patient_characteristics: bool,
     /// File with the key of the pseudonyms, 64 hexadecimal digits. Every replica needs the same one.
     pub pseudonym_key_file: Option<PathBuf>,
+    /// File with the keys of sealed identifiers. The first of them seals. `publish` needs the same ones.
+    pub sealing_key_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -49,6 +52,7 @@ impl Default for Config {
             decoder: DecoderConfig::default(),
             retain_patient_characteristics: true,
             pseudonym_key_file: None,
+            sealing_key_file: None,
         }
     }
 }

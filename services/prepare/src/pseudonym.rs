@@ -2,8 +2,6 @@
 
 use std::{
     fs, io,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -89,35 +87,14 @@ impl PseudonymKey {
             Err(error) => return Err(failed("read")(error)),
         }
         let key = Self::random()?;
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(failed("made"))?;
-        }
-        // Written whole beside its place and linked there: another process sees all of it or nothing, and the first one wins.
-        let own = path.with_extension(format!(
-            "new-{}-{:08x}",
-            std::process::id(),
-            u32::from_be_bytes(Self::random()?.head())
-        ));
-        let written =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&own).and_then(
-                |mut file| {
-                    writeln!(file, "{}", hex::encode(key.0))?;
-                    file.sync_all()
-                },
-            );
-        let linked = written.and_then(|()| fs::hard_link(&own, path));
-        let removed = fs::remove_file(&own);
-        match linked {
-            Ok(()) => removed.map(|()| key).map_err(failed("made")),
+        match duet_seal::create_private(path, &format!("{}\n", hex::encode(key.0))) {
+            Ok(()) => Ok(key),
+            // Another process was quicker.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Self::load_or_create(path)
             }
             Err(error) => Err(failed("made")(error)),
         }
-    }
-
-    fn head(&self) -> [u8; 4] {
-        std::array::from_fn(|index| self.0.get(index).copied().unwrap_or_default())
     }
 
     /// The pseudonym of a study; of the image alone where it names no study.

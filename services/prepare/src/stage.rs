@@ -6,11 +6,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use duet_blob::{BlobStore, Inbox};
 use duet_case::{
-    Assessment, Case, CaseId, PatientContext, Reference, ReferenceError, Rendition, Source,
-    StudyKey, Topic,
+    Assessment, Case, CaseId, PatientContext, Reference, ReferenceError, Rendition, Source, Topic,
 };
-use duet_imaging::Prepared;
+use duet_imaging::{Identifiers, Prepared};
+use duet_seal::{Purpose, Sealer};
 use duet_stage::{FromRecord, Outcome, Reason, Setback, Stage, compute};
+use duet_telemetry::metrics;
 use duet_transport::Record;
 use futures::future::try_join;
 use tokio::sync::Semaphore;
@@ -63,15 +64,22 @@ pub struct Prepare {
     /// A permit for each KiB of referred files that may be in memory.
     room: Semaphore,
     key: PseudonymKey,
+    sealer: Option<Sealer>,
     decoder: Arc<dyn Decoder>,
 }
 
 impl Prepare {
-    /// The stage with its key; [`Config::pseudonym_key_file`] is the caller's to read.
+    /// The stage with its key; [`Config::pseudonym_key_file`] is the caller's to read. It seals nothing yet.
     pub fn new(config: Config, blobs: BlobStore, key: PseudonymKey) -> Self {
         let decoder = Arc::new(InProcess::new(config.limits.clone()));
         let (inbox, room) = (blobs.inbox(), Semaphore::new(permits(config.max_fetched_bytes)));
-        Self { config, blobs, inbox, room, key, decoder }
+        Self { config, blobs, inbox, room, key, sealer: None, decoder }
+    }
+
+    /// With a key to seal what results are filed by; [`Config::sealing_key_file`] is the caller's to read.
+    #[must_use]
+    pub fn with_sealer(self, sealer: Sealer) -> Self {
+        Self { sealer: Some(sealer), ..self }
     }
 
     /// With another decoder than one in this process, which is for tests and for trusted files.
@@ -114,8 +122,10 @@ impl Prepare {
         };
         match prepared {
             Prepared::NoPixels { source, identifiers, reason } => {
-                let study = self.key.study(identifiers.study_instance_uid.as_deref(), &id);
-                let mut case = self.case(id, study, image.received_at, source);
+                let mut case = match self.case(id, identifiers, image.received_at, source) {
+                    Ok(case) => case,
+                    Err(reason) => return Outcome::Retry(reason),
+                };
                 case.assessment =
                     Some(Assessment { reason: Some(reason), ..Assessment::default() });
                 Outcome::Emit(case, Topic::OutOfScope)
@@ -138,25 +148,34 @@ impl Prepare {
                     }
                     Err(error) => return Outcome::Reject(Reason::of("blob_store", &error)),
                 };
-                let study = self.key.study(identifiers.study_instance_uid.as_deref(), &id);
-                let mut case = self.case(id, study, image.received_at, source);
+                let mut case = match self.case(id, identifiers, image.received_at, source) {
+                    Ok(case) => case,
+                    Err(reason) => return Outcome::Retry(reason),
+                };
                 case.rendition = Some(Rendition { blob, width, height, scale, window, inverted });
                 Outcome::Emit(case, Topic::Prepared)
             }
         }
     }
 
+    /// The Case with what it may say of the patient, and the rest sealed.
     fn case(
         &self,
         id: CaseId,
-        study: StudyKey,
+        identifiers: Identifiers,
         received_at: DateTime<Utc>,
         mut source: Source,
-    ) -> Case {
+    ) -> Result<Case, Reason> {
         if !self.config.retain_patient_characteristics {
             source.patient = PatientContext::default();
         }
-        Case::new(id, study, received_at, source)
+        if let Some(sealer) = self.sealer.as_ref().filter(|_| !identifiers.is_empty()) {
+            let sealed = sealer.seal(&id, Purpose::Filing, &identifiers);
+            source.sealed = Some(sealed.map_err(|error| Reason::of("seal", &error))?);
+            metrics().sealed.with_label_values(&["sealed"]).inc();
+        }
+        let study = self.key.study(identifiers.study_instance_uid.as_deref(), &id);
+        Ok(Case::new(id, study, received_at, source))
     }
 }
 
@@ -194,7 +213,10 @@ mod tests {
     use super::*;
 
     fn stage(config: Config) -> Prepare {
-        Prepare::new(config, BlobStore::memory(), PseudonymKey::from_hex(&"07".repeat(32)).unwrap())
+        let folder = tempfile::tempdir().unwrap();
+        let key = PseudonymKey::from_hex(&"07".repeat(32)).unwrap();
+        Prepare::new(config, BlobStore::memory(), key)
+            .with_sealer(Sealer::load_or_create(&folder.path().join("sealing.keys")).unwrap())
     }
 
     fn image(bytes: Vec<u8>) -> RawImage {
@@ -259,8 +281,22 @@ mod tests {
             for mark in phantoms::MARKS {
                 assert!(!json.contains(mark), "{mark} in {json}");
             }
+            assert!(case.source.sealed.is_some());
         }
+        // The same file twice is the same but for the nonce.
+        assert_ne!(cases[0].source.sealed, cases[2].source.sealed);
         assert_eq!(cases[0].source.patient.age_years, Some(61));
+    }
+
+    #[tokio::test]
+    async fn a_picture_that_names_nobody_has_nothing_sealed() {
+        let png = phantoms::png8(&phantoms::chest(1, 128, 128));
+        let Some(Outcome::Emit(case, _)) =
+            stage(Config::default()).process(vec![image(png)]).await.pop()
+        else {
+            panic!("no case")
+        };
+        assert_eq!(case.source.sealed, None);
     }
 
     #[tokio::test]

@@ -4,25 +4,33 @@
 //! `annotated` where it has a picture: `image/png` bytes, for consumers that have Kafka and nothing else. The picture
 //! goes into the blob store before the report that names it.
 //!
+//! It alone opens what `prepare` sealed for filing results back (`filing.rs`).
+//!
 //! Deliberately absent: any judgement. The end of a Case follows from what the stages before wrote into it.
 
 mod conclude;
+mod filing;
 mod picture;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use chrono::Utc;
 use duet_blob::BlobStore;
 use duet_case::{BlobRef, Case, Publication, Topic};
+use duet_seal::KeyFileError;
 use duet_stage::{
     IntoPayloads, Outcome, Payload, Reason, Setback, Stage, compute, fetch_rendition,
 };
-use duet_telemetry::metrics;
+use duet_telemetry::{HealthItem, metrics};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 pub use conclude::conclude;
+use filing::Filing;
 use picture::{HEATS, Layers, draw};
 
 /// The notice that goes with every report and stands on every picture.
@@ -33,10 +41,14 @@ const PNG: &str = "image/png";
 /// Larger than any heat map: it has the rendition's size in eight bits.
 const MAX_HEAT_BYTES: u64 = 4 << 20;
 
-/// `[publish]` in the configuration; it has no keys yet.
+/// `[publish]` in the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {}
+pub struct Config {
+    /// File with the keys of sealed identifiers, all of which open. `prepare` seals with the first of its own file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_file: Option<PathBuf>,
+}
 
 /// What goes out: the report, and the annotated picture where there is one.
 #[derive(Debug)]
@@ -64,12 +76,28 @@ impl IntoPayloads for Published {
 /// The stage.
 pub struct Publish {
     blobs: BlobStore,
+    filing: Option<Filing>,
 }
 
 impl Publish {
-    /// The stage.
-    pub fn new(_config: &Config, blobs: BlobStore) -> Self {
-        Self { blobs }
+    /// The stage; [`Config::sealing_key_file`] is the caller's to read. It opens nothing yet.
+    pub fn new(blobs: BlobStore) -> Self {
+        Self { blobs, filing: None }
+    }
+
+    /// Opens what `prepare` sealed, with the keys in the file `path`: a report whose seal is broken does not go out, and where
+    /// a key is missing `health` says so. The file may come later unless it `is_required`.
+    ///
+    /// # Errors
+    ///
+    /// Where the file is required and cannot be used.
+    pub fn with_sealing_keys(
+        self,
+        path: &Path,
+        is_required: bool,
+        health: HealthItem,
+    ) -> Result<Self, KeyFileError> {
+        Ok(Self { filing: Some(Filing::open(path, is_required, health)?), ..self })
     }
 
     async fn publish(&self, mut case: Case) -> Result<Published, Setback> {
@@ -77,6 +105,9 @@ impl Publish {
             let message = "the Case has come to no end: it is flagged and no specialist looked; only Duet's own stages write into what publish reads";
             return Err(Setback::Reject(Reason::new("not_concluded", message)));
         };
+        if let Some(filing) = &self.filing {
+            filing.check(&case).map_err(Setback::Reject)?;
+        }
         let outcome = conclusion.outcome;
         let mut picture = None;
         if case.rendition.is_some() {

@@ -7,6 +7,9 @@ use duet_case::{
     ModelRef, Outcome as End, Priority, Probability, Rendition, Source, StudyKey, Triage,
     WindowMethod,
 };
+use duet_imaging::Identifiers;
+use duet_seal::{Purpose, Sealer};
+use duet_telemetry::Health;
 use image::GrayImage;
 
 use super::*;
@@ -191,7 +194,7 @@ fn what_was_measured_is_told_as_measured_and_changes_no_end() {
 async fn the_lines_of_a_measurement_are_drawn() {
     let blobs = BlobStore::memory();
     let blob = rendition(&blobs).await;
-    let stage = Publish::new(&Config::default(), blobs.clone());
+    let stage = Publish::new(blobs.clone());
     let plain = assessed(&[], Some(blob));
     let cases =
         vec![measured(plain.clone(), None, "PA"), measured(plain.clone(), Some(0.56), "PA"), plain];
@@ -215,7 +218,7 @@ async fn the_lines_of_a_measurement_are_drawn() {
 async fn a_report_goes_out_with_its_picture_and_the_notice() {
     let blobs = BlobStore::memory();
     let blob = rendition(&blobs).await;
-    let stage = Publish::new(&Config::default(), blobs.clone());
+    let stage = Publish::new(blobs.clone());
     for case in [
         assessed(&[("Effusion", 0.81)], Some(blob.clone())),
         triaged(Decision::Cleared, Some(blob.clone())),
@@ -241,7 +244,7 @@ async fn a_report_goes_out_with_its_picture_and_the_notice() {
 
 #[tokio::test]
 async fn a_file_without_pixels_is_a_report_alone() {
-    let stage = Publish::new(&Config::default(), BlobStore::memory());
+    let stage = Publish::new(BlobStore::memory());
     let outcome = stage.process(vec![case(None)]).await.remove(0);
     let Outcome::Emit(published, Topic::Reports) = outcome else { panic!("{outcome:?}") };
     assert_eq!(published.into_payloads(Topic::Reports).unwrap().len(), 1);
@@ -252,7 +255,7 @@ async fn what_has_come_to_no_end_or_lost_its_picture_is_rejected_alone() {
     let blobs = BlobStore::memory();
     let blob = rendition(&blobs).await;
     let gone = BlobRef { sha256: Digest::of(b"gone"), ..blob.clone() };
-    let stage = Publish::new(&Config::default(), blobs);
+    let stage = Publish::new(blobs);
     let cases = vec![
         triaged(Decision::Flagged, Some(blob.clone())),
         triaged(Decision::Cleared, Some(gone)),
@@ -268,4 +271,65 @@ async fn what_has_come_to_no_end_or_lost_its_picture_is_rejected_alone() {
         })
         .collect();
     assert_eq!(ends, ["not_concluded", "blob_unusable", "emitted"]);
+}
+
+/// A case with something sealed for the case `of`, by a key of `folder`.
+fn sealed(folder: &Path, of: &CaseId) -> Case {
+    let sealer = Sealer::load_or_create(&folder.join("sealing.keys")).unwrap();
+    let identifiers =
+        Identifiers { patient_id: Some("ZZMARKID".to_owned()), ..Identifiers::default() };
+    let mut case = triaged(Decision::Cleared, None);
+    case.source.sealed = Some(sealer.seal(of, Purpose::Filing, &identifiers).unwrap());
+    case
+}
+
+#[tokio::test]
+async fn a_report_whose_seal_is_broken_does_not_go_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let health = Health::default();
+    let keys = folder.path().join("sealing.keys");
+    let own = sealed(folder.path(), &CaseId::of_input(b"film"));
+    let stage = Publish::new(BlobStore::memory())
+        .with_sealing_keys(&keys, true, health.item("sealing keys", ""))
+        .unwrap();
+    let published = stage.publish(own.clone()).await.unwrap();
+    assert_eq!(published.case.source.sealed, own.source.sealed, "it goes on as it came");
+    assert!(health.missing().is_empty());
+
+    let moved = sealed(folder.path(), &CaseId::of_input(b"another film"));
+    let Err(Setback::Reject(reason)) = stage.publish(moved).await else { panic!("it went out") };
+    assert_eq!(reason.class, "seal_broken");
+    assert!(reason.message.contains("sealed for another case"), "{}", reason.message);
+    assert!(!reason.message.contains("ZZMARK"));
+    assert!(health.missing().is_empty(), "a record's fault is not the deployment's");
+}
+
+#[tokio::test]
+async fn a_missing_key_is_told_and_holds_no_report_back() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let id = CaseId::of_input(b"film");
+    let case = sealed(folder.path(), &id);
+    sealed(other.path(), &id);
+    let keys = other.path().join("sealing.keys");
+    let health = Health::default();
+    let item = health.item("sealing keys", "");
+    let stage =
+        Publish::new(BlobStore::memory()).with_sealing_keys(&keys, true, item.clone()).unwrap();
+    stage.publish(case.clone()).await.unwrap();
+    let said = health.missing()["sealing keys"].clone();
+    let key = case.source.sealed.as_ref().unwrap().key.clone();
+    assert!(said.contains(&key) && said.contains("prepare.sealing_key_file"), "{said}");
+    // The right file in its place, and no new start.
+    std::fs::copy(folder.path().join("sealing.keys"), &keys).unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    stage.publish(case.clone()).await.unwrap();
+    assert!(health.missing().is_empty());
+
+    // Where no file is configured, none has to be there.
+    let nowhere = other.path().join("nowhere.keys");
+    let stage = Publish::new(BlobStore::memory());
+    assert!(stage.with_sealing_keys(&nowhere, true, item.clone()).is_err());
+    let stage = Publish::new(BlobStore::memory()).with_sealing_keys(&nowhere, false, item).unwrap();
+    stage.publish(case).await.unwrap();
+    assert!(health.missing().is_empty());
 }

@@ -25,7 +25,7 @@ pub use ids::{BlobRef, CaseId, Digest, DigestError, ModelRef, StudyKey};
 pub use measure::{Probability, ProbabilityError};
 pub use measured::{MeasuredArea, MeasuredLine, Measurement};
 pub use reference::{Reference, ReferenceError};
-pub use scan::{Format, PatientContext, Rendition, Sex, Source, WindowMethod};
+pub use scan::{Format, PatientContext, Rendition, Sealed, Sex, Source, WindowMethod};
 pub use schema::case_schema;
 pub use topic::{Topic, UnknownTopic};
 pub use trace::{TraceParent, TraceParentError};

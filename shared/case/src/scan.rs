@@ -39,6 +39,15 @@ pub struct PatientContext {
     pub sex: Option<Sex>,
 }
 
+/// What names the patient and the study, for filing results back: sealed by `prepare`, opened by `publish` alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Sealed {
+    /// The id of the key that it was sealed with.
+    pub key: String,
+    /// Base64 of 12 bytes of nonce, the identifiers encrypted with AES-256-GCM, and 16 bytes of tag. Bound to this case.
+    pub data: String,
+}
+
 /// What the file was, as its content says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Source {
@@ -86,6 +95,9 @@ pub struct Source {
     /// What a reader should know of how the file was read, for instance "first of 12 frames".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What is needed to file results back, sealed; absent where the file names nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
 }
 
 impl Source {
@@ -109,6 +121,7 @@ impl Source {
             pixel_spacing_mm: None,
             patient: PatientContext::default(),
             notes: Vec::new(),
+            sealed: None,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! DICOM files: from bytes to eight-bit grey.
 //!
 //! [`crate::guard`] walks the headers first and says where everything is. Only the elements that Duet reads are
-//! then handed to dicom-rs to be parsed, and only the first frame to its codecs: what identifies a patient is not even
-//! parsed, and a broken private element costs no film.
+//! then handed to dicom-rs to be parsed, and only the first frame to its codecs: what identifies a patient is parsed apart and
+//! kept apart, as far as a result is filed by it, and a broken private element costs no film.
 
 mod attributes;
 mod describe;
@@ -10,6 +10,7 @@ mod frame;
 mod grey;
 mod lut;
 mod stream;
+mod terms;
 
 use std::{borrow::Cow, io::Read as _};
 

@@ -7,8 +7,8 @@
 //! Everything here is pure, synchronous and capped: bytes in, bytes out, nothing allocated that the input has not got
 //! the bytes or the [`Limits`] for. Callers run it on the compute pool.
 //!
-//! Deliberately absent: Kafka, files, async, and any way for what identifies a patient to reach a [`Source`]; the UIDs that a
-//! pseudonym is made from come back apart, in [`Identifiers`].
+//! Deliberately absent: Kafka, files, async, and any way for what identifies a patient to reach a [`Source`]; it comes back
+//! apart, in [`Identifiers`].
 
 mod annotate;
 mod area;
@@ -27,6 +27,7 @@ mod sniff;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use duet_case::{Source, WindowMethod};
+use serde::{Deserialize, Serialize};
 
 pub use annotate::{
     AnnotatedFinding, AnnotatedMeasurement, AnnotationSpec, annotate, annotated_png,
@@ -46,7 +47,7 @@ pub enum Prepared {
     Picture {
         /// What the file was.
         source: Source,
-        /// What a pseudonym is made from.
+        /// What names the patient and the study.
         identifiers: Identifiers,
         /// The working rendition: eight-bit grey PNG.
         rendition_png: Vec<u8>,
@@ -65,23 +66,65 @@ pub enum Prepared {
     NoPixels {
         /// What the file was.
         source: Source,
-        /// What a pseudonym is made from.
+        /// What names the patient and the study.
         identifiers: Identifiers,
         /// What it is instead of an image.
         reason: String,
     },
 }
 
-/// The identifiers of a DICOM object. They name a patient to whoever has the archive, so that they never enter a Case;
-/// `Debug` does not show them.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// What a result needs to be filed back where a DICOM object came from: the attributes that a result object of the same study
+/// repeats, and by which a FHIR DiagnosticReport names patient, order and study. They name a patient, so that they enter a
+/// Case sealed or not at all; `Debug` does not show them.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Identifiers {
+    /// Patient ID (0010,0020).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patient_id: Option<String>,
+    /// Issuer of Patient ID (0010,0021).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_of_patient_id: Option<String>,
+    /// Patient's Name (0010,0010).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patient_name: Option<String>,
+    /// Patient's Birth Date (0010,0030).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patient_birth_date: Option<String>,
+    /// Accession Number (0008,0050).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accession_number: Option<String>,
+    /// Study ID (0020,0010).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub study_id: Option<String>,
+    /// Study Date (0008,0020).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub study_date: Option<String>,
+    /// Study Time (0008,0030).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub study_time: Option<String>,
+    /// Institution Name (0008,0080).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub institution_name: Option<String>,
     /// Study Instance UID (0020,000D).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub study_instance_uid: Option<String>,
     /// Series Instance UID (0020,000E).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub series_instance_uid: Option<String>,
+    /// SOP Class UID (0008,0016).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sop_class_uid: Option<String>,
     /// SOP Instance UID (0008,0018).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sop_instance_uid: Option<String>,
+}
+
+impl Identifiers {
+    /// Whether they name anything at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl std::fmt::Debug for Identifiers {

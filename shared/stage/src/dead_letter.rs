@@ -39,7 +39,8 @@ impl DeadLetter {
         let (_, own) = split(headers);
         let text = |name| own.text(name).unwrap_or_default().to_owned();
         Self {
-            case: own.text(Header::CASE).map(str::to_owned),
+            // Where the stage named none it may be the producer's header, with whatever it holds.
+            case: own.text(Header::CASE).and_then(CaseId::parse).map(|id| id.to_string()),
             stage: text(Header::STAGE),
             class: text(Header::CLASS),
             message: text(Header::MESSAGE),

@@ -92,7 +92,7 @@ impl Updates {
 
 impl CaseIndex {
     /// Topics whose records are Cases, and what they say of one.
-    const CASE_TOPICS: &'static [Topic] = &[
+    pub const CASE_TOPICS: &'static [Topic] = &[
         Topic::Prepared,
         Topic::Flagged,
         Topic::Cleared,

@@ -40,11 +40,13 @@ impl Health {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, name: &str, why: Option<&str>) {
+    /// Whether the item changed between in order and not.
+    fn set(&self, name: &str, why: Option<&str>) -> bool {
         let mut items = self.lock();
-        items.insert(name.to_owned(), why.map(str::to_owned));
+        let before = items.insert(name.to_owned(), why.map(str::to_owned));
         let ready = items.values().all(Option::is_none);
         metrics().ready.set(f64::from(u8::from(ready)));
+        before.is_none_or(|before| before.is_none() != why.is_none())
     }
 }
 
@@ -56,12 +58,22 @@ impl HealthItem {
 
     /// In order.
     pub fn ready(&self) {
-        self.health.set(&self.name, None);
+        let _changed = self.set_ready();
+    }
+
+    /// In order; `true` where it was not before.
+    pub fn set_ready(&self) -> bool {
+        self.health.set(&self.name, None)
     }
 
     /// Not in order, for the reason `why`.
     pub fn not_ready(&self, why: &str) {
-        self.health.set(&self.name, Some(why));
+        let _changed = self.set_not_ready(why);
+    }
+
+    /// Not in order, for the reason `why`; `true` where it was before.
+    pub fn set_not_ready(&self, why: &str) -> bool {
+        self.health.set(&self.name, Some(why))
     }
 }
 

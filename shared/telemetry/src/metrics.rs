@@ -73,6 +73,8 @@ pub struct Metrics {
     pub inbox_bytes: Gauge,
     /// Original files that left the inbox because their time was up.
     pub inbox_removed: IntCounterVec,
+    /// Sealed identifiers, by what became of them (`sealed`, `opened`, `unknown_key`, `broken`, `unchecked`).
+    pub sealed: IntCounterVec,
     /// 1 while the process is ready.
     pub ready: Gauge,
 }
@@ -320,6 +322,11 @@ impl Metrics {
                 "duet_inbox_removed_total",
                 "Original files removed from the inbox, by reason.",
                 &["reason"],
+            ),
+            sealed: counter(
+                "duet_sealed_identifiers_total",
+                "Identifiers sealed by prepare or opened by publish, by what became of them.",
+                &["outcome"],
             ),
             ready,
             registry,

@@ -4,6 +4,7 @@
 //! Deliberately absent: real films, and anybody's identity. What looks like an identifier is a mark to be searched for.
 
 pub mod bad;
+pub mod marked;
 pub mod mutate;
 pub mod phantoms;
 pub mod variants;

@@ -10,6 +10,7 @@
 //! which is over before a partition passes to another replica (`committer.rs`, `shared.rs`); nothing stalls without
 //! words in [`crate::SourceStatus`] (`trouble.rs`).
 
+mod access;
 mod admin;
 mod committer;
 mod config;
@@ -29,7 +30,10 @@ use chrono::{DateTime, Utc};
 use duet_case::Topic;
 use rdkafka::{Offset, TopicPartitionList, consumer::Consumer};
 
-pub use self::config::{Delivery, KafkaConfig};
+pub use self::{
+    access::{KafkaSasl, KafkaTls, Mechanism, Secret},
+    config::{Delivery, KafkaConfig},
+};
 use self::{
     committer::KafkaCommitter,
     config::BUFFER_RECORDS,
@@ -78,7 +82,7 @@ impl KafkaBroker {
     fn consumer(config: &KafkaConfig, group: &str) -> Result<Arc<Client>, TransportError> {
         let limits = Limits { records: BUFFER_RECORDS, bytes: config.buffer_bytes };
         let watch = Watch::new(config, Shared::new(limits));
-        let consumer = config.consumer(group).create_with_context(watch);
+        let consumer = config.consumer(group)?.create_with_context(watch);
         Ok(Arc::new(consumer.map_err(|error| unusable(&error))?))
     }
 }
@@ -120,8 +124,7 @@ fn open_tail(
             places.push((found.topic, partition));
         }
     }
-    // The client wants a name of a group; nobody joins it and nothing is kept under it.
-    let consumer = KafkaBroker::consumer(config, &format!("{}tail", config.topic_prefix))?;
+    let consumer = KafkaBroker::consumer(config, &config.tail_group())?;
     consumer.client().context().shared.assign(places);
     consumer.assign(&list).map_err(|error| TransportError::Client { reason: error.to_string() })?;
     Ok(Box::new(Poller::start(consumer)?))

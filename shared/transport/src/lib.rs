@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use duet_case::Topic;
 
-pub use kafka::{Delivery, KafkaBroker, KafkaConfig};
+pub use kafka::{Delivery, KafkaBroker, KafkaConfig, KafkaSasl, KafkaTls, Mechanism, Secret};
 pub use memory::{MemoryBroker, MemoryLimits};
 pub use record::{Completed, Headers, Origin, Outgoing, Record};
 

@@ -21,7 +21,7 @@ pub(super) fn of_case(case: &Case) -> Result<Value> {
         fields["hops"] = case.hops.iter().map(|hop| json!([hop.stage, hop.models])).collect();
     }
     for (section, names) in
-        [("source", &["sha256", "bytes"][..]), ("publication", &["published_at"])]
+        [("source", &["sha256", "bytes", "sealed"][..]), ("publication", &["published_at"])]
     {
         if let Some(fields) = value.get_mut(section).and_then(Value::as_object_mut) {
             names.iter().for_each(|name| drop(fields.remove(*name)));

@@ -81,10 +81,11 @@ impl Server {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
         let of = |name: &str| folder.join(name).display().to_string();
         let config = format!(
-            "[blob]\nurl = \"memory:\"\n[models]\ndir = {models:?}\n[prepare]\npseudonym_key_file = {:?}\n\
+            "[blob]\nurl = \"memory:\"\n[models]\ndir = {models:?}\n[prepare]\npseudonym_key_file = {:?}\nsealing_key_file = {:?}\n\
              [http]\nlisten = \"0.0.0.0:{port}\"\ntls_cert_file = {:?}\ntls_key_file = {:?}\n\
              requests_per_second = {}\nburst = {BURST}\n{}",
             of("pseudonym.key"),
+            of("sealing.keys"),
             of("tls.crt"),
             of("tls.key"),
             BURST / 2,

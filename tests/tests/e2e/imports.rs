@@ -117,6 +117,7 @@ fn shared_imports_point_one_way() {
     // Each may import those before it.
     let order = [
         "duet-case",
+        "duet-seal",
         "duet-telemetry",
         "duet-transport",
         "duet-blob",
@@ -141,6 +142,33 @@ fn shared_imports_point_one_way() {
             );
         }
     }
+}
+
+/// Only `publish`, and the command for a person who holds the key file, open what `prepare` sealed.
+#[test]
+fn sealed_identifiers_are_opened_in_two_places_alone() {
+    let depend: BTreeSet<_> = members()
+        .into_iter()
+        .filter(|member| member.dependencies.contains("duet-seal"))
+        .map(|member| member.folder)
+        .collect();
+    assert_eq!(
+        depend,
+        ["services/duet", "services/prepare", "services/publish"].map(str::to_owned).into()
+    );
+    let mut files = Vec::new();
+    sources(&root().join("services"), &mut files);
+    sources(&root().join("shared"), &mut files);
+    let opens: BTreeSet<_> = files
+        .iter()
+        .filter(|file| fs::read_to_string(file).unwrap().contains("Opener"))
+        .map(|file| file.strip_prefix(root()).unwrap().display().to_string())
+        .filter(|file| !file.starts_with("shared/seal/"))
+        .collect();
+    assert_eq!(
+        opens,
+        ["services/duet/src/unseal.rs", "services/publish/src/filing.rs"].map(str::to_owned).into()
+    );
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Chain {
         chain.run(Triage::new(triage, generalist, blobs.clone()).unwrap()).await;
         let specialist = duet_specialist::Config::default();
         chain.run(Specialist::open(&specialist, models, blobs.clone()).unwrap()).await;
-        chain.run(Publish::new(&duet_publish::Config::default(), blobs)).await;
+        chain.run(Publish::new(blobs)).await;
         chain
     }
 

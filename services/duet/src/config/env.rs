@@ -116,8 +116,10 @@ fn typed(key: &str, text: &str, shape: &Shape) -> Result<toml::Value, String> {
         Some(Kind::Table | Kind::List) => {
             let parsed: Result<toml::Table, _> = toml::from_str(&format!("value = {text}"));
             let value = parsed.ok().and_then(|mut table| table.remove("value"));
-            value
-                .ok_or_else(|| expected("TOML, for instance { \"security.protocol\" = \"ssl\" }"))?
+            // Not quoted: it may hold a password.
+            value.ok_or_else(|| {
+                "its value is not TOML, for instance { \"client.rack\" = \"a\" }".to_owned()
+            })?
         }
         _ => toml::Value::String(text.to_owned()),
     };

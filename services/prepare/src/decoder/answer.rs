@@ -2,10 +2,10 @@
 
 use std::{error::Error, io};
 
-use duet_imaging::{Class, Identifiers, LONG_SIDE, PrepareError, Prepared};
+use duet_imaging::{Class, LONG_SIDE, PrepareError, Prepared};
 use duet_stage::{Reason, Setback};
 
-use super::wire::{Told, Uids};
+use super::wire::Told;
 
 /// Longer than any message of a decoder. The rest of it is cut off.
 const MAX_MESSAGE: usize = 2000;
@@ -23,13 +23,12 @@ pub(super) fn tell(prepared: Result<Prepared, PrepareError>) -> (Told, Vec<u8>) 
             window,
             inverted,
         }) => {
-            let identifiers = uids(identifiers);
             let told =
                 Told::Picture { source, identifiers, width, height, scale, window, inverted };
             (told, rendition_png)
         }
         Ok(Prepared::NoPixels { source, identifiers, reason }) => {
-            (Told::NoPixels { source, identifiers: uids(identifiers), reason }, Vec::new())
+            (Told::NoPixels { source, identifiers, reason }, Vec::new())
         }
         Err(error) if lacks_memory(&error) => (Told::OutOfMemory, Vec::new()),
         Err(error) => {
@@ -52,19 +51,10 @@ fn lacks_memory(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-fn uids(own: Identifiers) -> Uids {
-    Uids([own.study_instance_uid, own.series_instance_uid, own.sop_instance_uid])
-}
-
-fn identifiers(uids: Uids) -> Identifiers {
-    let [study_instance_uid, series_instance_uid, sop_instance_uid] = uids.0;
-    Identifiers { study_instance_uid, series_instance_uid, sop_instance_uid }
-}
-
 /// What a child's answer says; `None` where it cannot be.
 pub(super) fn hear(told: Told, png: Vec<u8>) -> Option<Result<Prepared, Setback>> {
     match told {
-        Told::Picture { source, identifiers: uids, width, height, scale, window, inverted } => {
+        Told::Picture { source, identifiers, width, height, scale, window, inverted } => {
             let fits = |side| (1..=LONG_SIDE).contains(&side);
             let is_one = fits(width)
                 && fits(height)
@@ -73,7 +63,7 @@ pub(super) fn hear(told: Told, png: Vec<u8>) -> Option<Result<Prepared, Setback>
             is_one.then(|| {
                 Ok(Prepared::Picture {
                     source,
-                    identifiers: identifiers(uids),
+                    identifiers,
                     rendition_png: png,
                     width,
                     height,
@@ -83,8 +73,8 @@ pub(super) fn hear(told: Told, png: Vec<u8>) -> Option<Result<Prepared, Setback>
                 })
             })
         }
-        Told::NoPixels { source, identifiers: uids, reason } if png.is_empty() => {
-            Some(Ok(Prepared::NoPixels { source, identifiers: identifiers(uids), reason }))
+        Told::NoPixels { source, identifiers, reason } if png.is_empty() => {
+            Some(Ok(Prepared::NoPixels { source, identifiers, reason }))
         }
         Told::Refused { class, mut message } if png.is_empty() => {
             let class = Class::ALL.into_iter().find(|own| own.name() == class)?;
@@ -129,6 +119,7 @@ mod tests {
         };
         assert_eq!((rendition_png, width, height), (png, 300, 280));
         assert!(identifiers.study_instance_uid.is_some_and(|uid| uid.ends_with("7770011")));
+        assert_eq!(identifiers.patient_id.as_deref(), Some("ZZMARKID"));
 
         let (told, png) = tell(prepare(&phantoms::structured_report(), &limits));
         assert!(matches!(hear(told, png), Some(Ok(Prepared::NoPixels { .. }))));

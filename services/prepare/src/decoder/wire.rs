@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 use duet_case::{Source, WindowMethod};
-use duet_imaging::Limits;
+use duet_imaging::{Identifiers, Limits};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -37,7 +37,7 @@ pub(super) struct Answer {
 pub(super) enum Told {
     Picture {
         source: Source,
-        identifiers: Uids,
+        identifiers: Identifiers,
         width: u32,
         height: u32,
         scale: [f64; 2],
@@ -46,7 +46,7 @@ pub(super) enum Told {
     },
     NoPixels {
         source: Source,
-        identifiers: Uids,
+        identifiers: Identifiers,
         reason: String,
     },
     Refused {
@@ -55,16 +55,6 @@ pub(super) enum Told {
     },
     /// A decoder was refused memory and could say so.
     OutOfMemory,
-}
-
-/// Study, series and instance.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Uids(pub(super) [Option<String>; 3]);
-
-impl std::fmt::Debug for Uids {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Uids(withheld)")
-    }
 }
 
 fn too_long(length: u64, most: u64) -> io::Error {

@@ -16,7 +16,7 @@ use crate::{
     guard::{self, Encoding, Outline},
 };
 
-/// Everything that is read of a DICOM object besides its pixels. What is not in this table is never parsed.
+/// Everything that is read of a DICOM object besides its pixels. What is neither here nor in [`IDENTIFYING`] is never parsed.
 const READ: [Tag; 44] = [
     tags::TRANSFER_SYNTAX_UID,
     tags::MEDIA_STORAGE_SOP_CLASS_UID,
@@ -64,6 +64,27 @@ const READ: [Tag; 44] = [
     tags::PRESENTATION_LUT_SHAPE,
 ];
 
+/// What a result is filed by. Parsed apart, so that one that is damaged costs the result its address and not the film.
+const IDENTIFYING: [Tag; 14] = [
+    tags::SPECIFIC_CHARACTER_SET,
+    tags::SOP_CLASS_UID,
+    tags::SOP_INSTANCE_UID,
+    tags::STUDY_DATE,
+    tags::STUDY_TIME,
+    tags::ACCESSION_NUMBER,
+    tags::INSTITUTION_NAME,
+    tags::PATIENT_NAME,
+    tags::PATIENT_ID,
+    tags::ISSUER_OF_PATIENT_ID,
+    tags::PATIENT_BIRTH_DATE,
+    tags::STUDY_INSTANCE_UID,
+    tags::SERIES_INSTANCE_UID,
+    tags::STUDY_ID,
+];
+
+/// The longest value of an identifier: a name of three groups of 64 characters of six bytes fits. What is longer is none.
+const LONGEST_IDENTIFIER: usize = 1200;
+
 /// The sequences that are parsed, and so walked to their leaves before.
 pub(crate) fn is_parsed_sequence(tag: Tag) -> bool {
     matches!(
@@ -80,6 +101,8 @@ pub(crate) struct Attributes {
     object: InMemDicomObject,
     /// First frame's functional groups, then the shared ones.
     groups: Vec<InMemDicomObject>,
+    /// [`IDENTIFYING`], as far as it can be parsed.
+    identity: InMemDicomObject,
     present: Vec<Tag>,
 }
 
@@ -91,9 +114,14 @@ impl Attributes {
     ) -> Result<Self, PrepareError> {
         let mut wanted = Vec::new();
         let mut groups = Vec::new();
+        let mut identity = Vec::new();
         for element in &outline.elements {
+            let whole = slice(bytes, element.whole.clone());
             if READ.contains(&element.tag) {
-                append(&mut wanted, slice(bytes, element.whole.clone()), element.tag, encoding);
+                append(&mut wanted, whole, element.tag, encoding);
+            }
+            if IDENTIFYING.contains(&element.tag) && whole.len() <= LONGEST_IDENTIFIER + 12 {
+                append(&mut identity, whole, element.tag, encoding);
             }
         }
         for tag in
@@ -111,6 +139,7 @@ impl Attributes {
         Ok(Self {
             object: parse(&wanted, encoding)?,
             groups,
+            identity: parse(&identity, encoding).unwrap_or_else(|_| InMemDicomObject::new_empty()),
             present: outline.elements.iter().map(|element| element.tag).collect(),
         })
     }
@@ -133,6 +162,11 @@ impl Attributes {
     /// The first value as text, without padding; `None` where it is absent or empty.
     pub(crate) fn text(&self, tag: Tag) -> Option<String> {
         text(&self.object, tag)
+    }
+
+    /// An identifier's first value as text, in the object's own character set; `None` where it is absent or empty.
+    pub(crate) fn identifier(&self, tag: Tag) -> Option<String> {
+        text(&self.identity, tag)
     }
 
     /// The first value as an integer; `None` where it is absent or empty.

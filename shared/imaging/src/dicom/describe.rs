@@ -6,7 +6,10 @@ use dicom_encoding::TransferSyntaxIndex as _;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use duet_case::{PatientContext, Sex, Source};
 
-use super::attributes::{Attributes, floats};
+use super::{
+    attributes::{Attributes, floats},
+    terms,
+};
 use crate::Identifiers;
 
 /// Ages above this identify, so that everyone older counts as this old.
@@ -14,46 +17,46 @@ const OLDEST: u32 = 90;
 
 /// Fills `source` with what cannot name anyone, and sets the identifiers apart.
 ///
-/// Free text is never taken. Coded texts pass only where they look like codes, UIDs only where the standard defines
-/// them: an identifier may have been typed into any field.
+/// Free text is never taken. Coded texts and UIDs pass only where the standard defines them: an identifier may have been
+/// typed into any field.
 pub(crate) fn describe(
     attributes: &Attributes,
     syntax: &str,
     source: Source,
 ) -> (Source, Identifiers) {
-    let coded = |tag| attributes.text(tag).and_then(|text| code(&text));
+    let coded = |tag, terms| attributes.text(tag).and_then(|text| terms::known(terms, &text));
     let class = attributes.text(tags::SOP_CLASS_UID);
     let source = Source {
         transfer_syntax: TransferSyntaxRegistry.get(syntax).map(|known| known.uid().to_owned()),
         sop_class: class
             .and_then(|uid| Some(StandardSopClassDictionary.by_uid(&uid)?.uid().to_owned())),
-        modality: coded(tags::MODALITY),
-        body_part: coded(tags::BODY_PART_EXAMINED),
-        view_position: coded(tags::VIEW_POSITION),
-        laterality: coded(tags::IMAGE_LATERALITY)
-            .or_else(|| coded(tags::LATERALITY))
-            .filter(|side| matches!(side.as_str(), "L" | "R" | "U" | "B")),
+        modality: coded(tags::MODALITY, &terms::MODALITIES),
+        body_part: coded(tags::BODY_PART_EXAMINED, &terms::BODY_PARTS),
+        view_position: coded(tags::VIEW_POSITION, &terms::VIEWS),
+        laterality: coded(tags::IMAGE_LATERALITY, &terms::SIDES)
+            .or_else(|| coded(tags::LATERALITY, &terms::SIDES)),
         pixel_spacing_mm: spacing(attributes),
         patient: PatientContext { age_years: age(attributes), sex: sex(attributes) },
         ..source
     };
+    let own = |tag| attributes.identifier(tag);
     let identifiers = Identifiers {
+        patient_id: own(tags::PATIENT_ID),
+        issuer_of_patient_id: own(tags::ISSUER_OF_PATIENT_ID),
+        patient_name: own(tags::PATIENT_NAME),
+        patient_birth_date: own(tags::PATIENT_BIRTH_DATE),
+        accession_number: own(tags::ACCESSION_NUMBER),
+        study_id: own(tags::STUDY_ID),
+        study_date: own(tags::STUDY_DATE),
+        study_time: own(tags::STUDY_TIME),
+        institution_name: own(tags::INSTITUTION_NAME),
+        // The pseudonym is made from it, so it is read even where another identifier is damaged.
         study_instance_uid: attributes.text(tags::STUDY_INSTANCE_UID),
         series_instance_uid: attributes.text(tags::SERIES_INSTANCE_UID),
+        sop_class_uid: own(tags::SOP_CLASS_UID),
         sop_instance_uid: attributes.text(tags::SOP_INSTANCE_UID),
     };
     (source, identifiers)
-}
-
-/// A coded text (VR CS): at most 16 of A-Z, 0-9, space and underscore. Three digits in a row are a number and no code.
-fn code(text: &str) -> Option<String> {
-    let text = text.trim().to_ascii_uppercase();
-    let shaped = (1..=16).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b' ' || b == b'_');
-    let numbered = text.as_bytes().windows(3).any(|run| run.iter().all(u8::is_ascii_digit));
-    (shaped && !numbered).then_some(text)
 }
 
 /// Row and column spacing in millimetres: in the patient where it is calibrated so, else at the detector.
@@ -146,21 +149,6 @@ mod tests {
             ("04é", None),
         ] {
             assert_eq!(years(text), expect, "{text}");
-        }
-    }
-
-    #[test]
-    fn only_codes_pass() {
-        for (text, expect) in [
-            ("CHEST", Some("CHEST")),
-            ("chest ", Some("CHEST")),
-            ("C1", Some("C1")),
-            ("DOE^JANE", None),
-            ("MRN 1234567", None),
-            ("A LONG TEXT THAT SAYS SOMETHING", None),
-            ("", None),
-        ] {
-            assert_eq!(code(text).as_deref(), expect, "{text}");
         }
     }
 }

@@ -28,8 +28,8 @@ impl Admin {
     fn open(config: &KafkaConfig) -> Result<Self, TransportError> {
         let trouble = Arc::new(Trouble::quiet(&config.bootstrap));
         let client = config
-            .client()
-            .create_with_context(Listener(Arc::clone(&trouble)))
+            .client()?
+            .create_with_context(Listener::new(config, &trouble))
             .map_err(|error| unusable(&error))?;
         let limit = Some(config.request_timeout());
         let options = AdminOptions::new().operation_timeout(limit).request_timeout(limit);
@@ -47,6 +47,10 @@ pub(super) async fn create(
     let missing: Vec<_> = found.into_iter().filter(|found| found.partitions.is_empty()).collect();
     if missing.is_empty() {
         return Ok(Vec::new());
+    }
+    if config.needs_tokens() {
+        let reason = "topics cannot be created by OAUTHBEARER, since the client asks for no token when it administers: create them as a principal with another mechanism or a certificate, or by kafka-topics".to_owned();
+        return Err(TransportError::Configuration { reason });
     }
     let retention = (config.guarded_retention_hours * 3_600_000).to_string();
     let max_bytes: Vec<String> =
@@ -99,6 +103,9 @@ pub(super) async fn max_message_bytes(
     config: &KafkaConfig,
     topic: Topic,
 ) -> Result<Option<usize>, TransportError> {
+    if config.needs_tokens() {
+        return Ok(None); // see `create`
+    }
     let admin = Admin::open(config)?;
     let name = config.name_of(topic);
     let told = admin
@@ -148,7 +155,8 @@ pub(super) async fn describe(
 
     let present: Vec<&mut TopicDescription> =
         descriptions.iter_mut().filter(|description| description.partitions > 0).collect();
-    if present.is_empty() {
+    // See `create`.
+    if present.is_empty() || config.needs_tokens() {
         return Ok(descriptions);
     }
     let names: Vec<String> = present.iter().map(|description| description.name.clone()).collect();

@@ -30,6 +30,10 @@ use super::{
 };
 use crate::{Committed, Committer, Completed, TransportError};
 
+/// How long a principal that may not write waits before it tries again, at first; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The same, at most: a right that was given is used after this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// How often a replica may be fenced without a commit between before it gives up. Once happens where the broker was
 /// away for longer than a transaction may take.
 const FENCED_IN_A_ROW: u32 = 3;
@@ -47,6 +51,8 @@ struct Inner {
     /// Topics that are known to exist.
     known: HashSet<Topic>,
     fenced: u32,
+    /// How often in a row the principal was told that it may not write.
+    forbidden: u32,
 }
 
 /// Why a commit did not come about.
@@ -55,6 +61,9 @@ enum Failure {
     Returned(String),
     /// As before, and the producer is of no more use.
     Broken(String),
+    /// The principal may not write, which whoever gives out rights can change at any time. The records are handed out
+    /// again after a while; `true` where the producer is of no more use.
+    Forbidden(String, bool),
     /// Trying again would not help.
     Final(TransportError),
 }
@@ -82,6 +91,7 @@ impl KafkaCommitter {
             outbox: Some(outbox),
             known: HashSet::new(),
             fenced: 0,
+            forbidden: 0,
         }))))
     }
 }
@@ -106,7 +116,15 @@ pub(super) fn open_outbox(
 impl Committer for KafkaCommitter {
     async fn commit(&mut self, done: Vec<Completed>) -> Result<Committed, TransportError> {
         let inner = Arc::clone(&self.0);
-        blocking(move || inner.lock().unwrap_or_else(PoisonError::into_inner).commit(done)).await
+        let (committed, pause) = blocking(move || {
+            let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let committed = inner.commit(done)?;
+            Ok((committed, inner.pause()))
+        })
+        .await?;
+        // Outside of every lock: partitions may be taken away meanwhile.
+        tokio::time::sleep(pause).await;
+        Ok(committed)
     }
 }
 
@@ -124,6 +142,10 @@ impl Inner {
         let failure = match self.publish(&admitted, &next) {
             Ok(()) => {
                 self.fenced = 0;
+                self.forbidden = 0;
+                if let Some(consumer) = self.consumer.upgrade() {
+                    consumer.client().context().trouble.is_committed();
+                }
                 shared.committed(&next);
                 return Ok(Committed { done: count, returned });
             }
@@ -141,9 +163,28 @@ impl Inner {
                 );
                 self.renew(reason)
             }
+            Failure::Forbidden(reason, is_broken) => {
+                self.forbidden += 1;
+                if is_broken {
+                    self.outbox = None;
+                }
+                // Told once, and in readiness for as long as it lasts.
+                if let Some(consumer) = self.consumer.upgrade() {
+                    consumer.client().context().trouble.may_not_write(&reason);
+                }
+                Ok(())
+            }
         };
         shared.rewind(next.into_keys());
         given_up.map(|()| Committed { done: 0, returned: returned + count })
+    }
+
+    /// How long to wait after the last commit.
+    fn pause(&self) -> Duration {
+        match self.forbidden {
+            0 => Duration::ZERO,
+            times => LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(times.min(16) - 1)),
+        }
     }
 
     /// Puts a new producer in the place of a broken one, which ends the transaction that the old one left open.
@@ -159,7 +200,7 @@ impl Inner {
                 Ok(())
             }
             // The next commit tries again.
-            Err(TransportError::Unreachable { .. }) => {
+            Err(TransportError::Unreachable { .. } | TransportError::Refused { .. }) => {
                 self.fenced = 0;
                 Ok(())
             }
@@ -176,6 +217,7 @@ impl Inner {
             let opened = open_outbox(&self.config, self.transactional_id.as_deref());
             self.outbox = Some(opened.map_err(|error| match error {
                 TransportError::Unreachable { .. } => Failure::Returned(error.to_string()),
+                TransportError::Refused { reason } => Failure::Forbidden(reason, true),
                 error => Failure::Final(error),
             })?);
         }
@@ -214,6 +256,7 @@ impl Inner {
             Err(error @ TransportError::Unreachable { .. }) => {
                 Err(Failure::Returned(error.to_string()))
             }
+            Err(TransportError::Refused { reason }) => Err(Failure::Forbidden(reason, false)),
             Err(error) => Err(Failure::Final(error)),
         }
     }
@@ -251,7 +294,11 @@ impl Attempt<'_> {
         // From here on an abort may be too late: where no answer comes, only a new producer learns the outcome.
         self.insist(|limit| producer.commit_transaction(limit)).map_err(|error| {
             match failure_of(&error) {
-                failure @ Failure::Returned(_) if requires_abort(&error) => self.abort(failure),
+                failure @ (Failure::Returned(_) | Failure::Forbidden(_, false))
+                    if requires_abort(&error) =>
+                {
+                    self.abort(failure)
+                }
                 Failure::Returned(reason) => Failure::Broken(reason),
                 failure => failure,
             }
@@ -310,7 +357,14 @@ impl Attempt<'_> {
                 Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
                     Failure::Final(TransportError::UnknownTopic { topic })
                 }
-                _ => failure_of(&error),
+                _ => match failure_of(&error) {
+                    Failure::Forbidden(reason, is_broken) => {
+                        let reason =
+                            format!("this principal may not write topic {topic} ({reason})");
+                        Failure::Forbidden(reason, is_broken)
+                    }
+                    failure => failure,
+                },
             }
         })
     }
@@ -330,9 +384,10 @@ impl Attempt<'_> {
 
     /// Ends the transaction without its outputs. Where that fails too, the producer is broken.
     fn abort(&self, failure: Failure) -> Failure {
-        let reason = match failure {
-            Failure::Broken(_) => return failure,
-            Failure::Returned(reason) => reason,
+        let (reason, is_forbidden) = match failure {
+            Failure::Broken(_) | Failure::Forbidden(_, true) => return failure,
+            Failure::Returned(reason) => (reason, false),
+            Failure::Forbidden(reason, false) => (reason, true),
             Failure::Final(error) => {
                 // What comes after is a new process, whose producer has another id.
                 let _unheard =
@@ -342,7 +397,9 @@ impl Attempt<'_> {
         };
         let limit = Instant::now() + self.config.request_timeout();
         match insist_until(limit, |limit| self.outbox.producer.abort_transaction(limit)) {
+            Ok(()) if is_forbidden => Failure::Forbidden(reason, false),
             Ok(()) => Failure::Returned(reason),
+            Err(_) if is_forbidden => Failure::Forbidden(reason, true),
             Err(error) => Failure::Broken(format!("{reason}; {error}")),
         }
     }
@@ -387,7 +444,7 @@ fn failure_of(error: &KafkaError) -> Failure {
             | Code::GroupAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
             | Code::ClusterAuthorizationFailed,
-        ) => Failure::Final(TransportError::Refused { reason }),
+        ) => Failure::Forbidden(reason, is_fatal),
         Some(
             Code::Fatal
             | Code::Fenced

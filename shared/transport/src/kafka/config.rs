@@ -6,6 +6,7 @@ use duet_case::Topic;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use serde::{Deserialize, Serialize};
 
+use super::access::{KafkaSasl, KafkaTls};
 use crate::TransportError;
 
 /// Room for headers and for what a batch adds around its records.
@@ -95,7 +96,11 @@ pub struct KafkaConfig {
     /// Milliseconds that sending a record or completing a transaction may take. What a replica that died has begun
     /// is held against the readers of its outputs for as long.
     pub transaction_timeout_ms: u64,
-    /// Further settings of librdkafka, passed on as they are: TLS and SASL, for instance.
+    /// How the cluster is known.
+    pub tls: KafkaTls,
+    /// Who Duet is to it.
+    pub sasl: KafkaSasl,
+    /// Further settings of librdkafka, passed on as they are.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -112,6 +117,8 @@ impl Default for KafkaConfig {
             guarded_retention_hours: 72,
             request_timeout_ms: 8_000,
             transaction_timeout_ms: 30_000,
+            tls: KafkaTls::default(),
+            sasl: KafkaSasl::default(),
             properties: BTreeMap::new(),
         }
     }
@@ -184,6 +191,7 @@ impl KafkaConfig {
                 ));
             }
         }
+        self.check_access().or_else(refuse)?;
         self.validate_poll_interval().map_err(|reason| TransportError::Configuration { reason })
     }
 
@@ -233,6 +241,11 @@ impl KafkaConfig {
         format!("{}{}", self.topic_prefix, topic.name())
     }
 
+    /// The group of readers outside any group: the client wants a name, nobody joins it and nothing is kept under it.
+    pub fn tail_group(&self) -> String {
+        format!("{}tail", self.topic_prefix)
+    }
+
     /// The topic that is called `name` on the broker.
     pub(super) fn topic_of(&self, name: &str) -> Option<Topic> {
         name.strip_prefix(&self.topic_prefix)?.parse().ok()
@@ -267,7 +280,11 @@ impl KafkaConfig {
     }
 
     /// What every client of the cluster is set to.
-    pub(super) fn client(&self) -> ClientConfig {
+    ///
+    /// # Errors
+    ///
+    /// Names the file of `kafka.tls` or `kafka.sasl` that cannot be read.
+    pub(super) fn client(&self) -> Result<ClientConfig, TransportError> {
         let mut client = ClientConfig::new();
         client
             .set("bootstrap.servers", &self.bootstrap)
@@ -284,11 +301,12 @@ impl KafkaConfig {
         for (name, value) in &self.properties {
             client.set(name, value);
         }
-        client
+        self.set_access(&mut client)?;
+        Ok(client)
     }
 
-    pub(super) fn consumer(&self, group: &str) -> ClientConfig {
-        let mut client = self.client();
+    pub(super) fn consumer(&self, group: &str) -> Result<ClientConfig, TransportError> {
+        let mut client = self.client()?;
         for (name, value) in [
             ("group.id", group.to_owned()),
             ("enable.auto.commit", "false".to_owned()),
@@ -314,11 +332,11 @@ impl KafkaConfig {
                 client.set(name, value.to_string());
             }
         }
-        client
+        Ok(client)
     }
 
-    pub(super) fn producer(&self) -> ClientConfig {
-        let mut client = self.client();
+    pub(super) fn producer(&self) -> Result<ClientConfig, TransportError> {
+        let mut client = self.client()?;
         client
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -326,15 +344,15 @@ impl KafkaConfig {
             .set("partitioner", "murmur2_random")
             .set("message.timeout.ms", self.transaction_timeout_ms.to_string())
             .set("queue.buffering.max.kbytes", (self.queue_bytes() >> 10).to_string());
-        client
+        Ok(client)
     }
 
-    pub(super) fn transactional(&self, id: &str) -> ClientConfig {
-        let mut client = self.producer();
+    pub(super) fn transactional(&self, id: &str) -> Result<ClientConfig, TransportError> {
+        let mut client = self.producer()?;
         client
             .set("transactional.id", id)
             .set("transaction.timeout.ms", self.transaction_timeout_ms.to_string());
-        client
+        Ok(client)
     }
 
     /// The largest record with what the protocol puts around it.
@@ -379,21 +397,21 @@ mod tests {
         for client in
             [config.client(), config.consumer("g"), config.producer(), config.transactional("t")]
         {
-            client.create_native_config().unwrap();
+            client.unwrap().create_native_config().unwrap();
         }
         config.buffer_bytes = 1 << 20;
         config.max_message_bytes = 1 << 20;
         config.validate().unwrap();
         for client in [config.client(), config.consumer("g")] {
             // Only a client that is made says which of its settings do not go together.
-            let made: Result<rdkafka::consumer::BaseConsumer, _> = client.create();
+            let made: Result<rdkafka::consumer::BaseConsumer, _> = client.unwrap().create();
             made.unwrap();
         }
         config.buffer_bytes = 1 << 30;
         config.max_message_bytes = 900 << 20;
         config.validate().unwrap();
-        config.consumer("g").create_native_config().unwrap();
-        config.producer().create_native_config().unwrap();
+        config.consumer("g").unwrap().create_native_config().unwrap();
+        config.producer().unwrap().create_native_config().unwrap();
     }
 
     #[test]

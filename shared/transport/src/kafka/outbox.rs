@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    error::Error,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use duet_case::Topic;
 use rdkafka::{
     ClientContext,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{DeliveryResult, Message},
@@ -20,7 +22,9 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaConfig, admin, convert,
+    KafkaConfig,
+    access::Tokens,
+    admin, convert,
     probe::{Probe, blocking, unusable},
     trouble::{Listener, Trouble},
 };
@@ -42,6 +46,7 @@ pub(super) struct Undelivered {
 /// Receives what became of the records sent.
 pub(super) struct Post {
     trouble: Trouble,
+    tokens: Tokens,
     tally: Mutex<Tally>,
     settled: Condvar,
 }
@@ -61,6 +66,12 @@ impl Post {
 }
 
 impl ClientContext for Post {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.tokens.read()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.trouble.log(level, facility, message);
     }
@@ -108,9 +119,10 @@ impl Outbox {
         let client = match transactional_id {
             Some(id) => config.transactional(id),
             None => config.producer(),
-        };
+        }?;
         let post = Post {
             trouble: Trouble::quiet(&config.bootstrap),
+            tokens: config.tokens(),
             tally: Mutex::default(),
             settled: Condvar::new(),
         };
@@ -232,8 +244,8 @@ impl KafkaSink {
     pub(super) fn open(config: &KafkaConfig) -> Result<Self, TransportError> {
         let trouble = Arc::new(Trouble::new(&config.bootstrap));
         let producer = config
-            .producer()
-            .create_with_context(Listener(Arc::clone(&trouble)))
+            .producer()?
+            .create_with_context(Listener::new(config, &trouble))
             .map_err(|error| unusable(&error))?;
         let (known, largest) = (Mutex::default(), Mutex::default());
         Ok(Self { config: config.clone(), producer, trouble, known, largest })

@@ -45,10 +45,12 @@ impl Probe {
     /// Where the client refuses the configuration.
     pub(super) fn open(config: &KafkaConfig) -> Result<Self, TransportError> {
         let trouble = Arc::new(Trouble::quiet(&config.bootstrap));
-        let mut client = config.client();
+        let mut client = config.client()?;
         client.set("allow.auto.create.topics", "false");
+        // Where a broker hangs up at once, the client's guess at why is in these words alone.
+        client.set("log.connection.close", "true");
         let consumer = client
-            .create_with_context(Listener(Arc::clone(&trouble)))
+            .create_with_context(Listener::new(config, &trouble))
             .map_err(|error| unusable(&error))?;
         Ok(Self { config: config.clone(), consumer, trouble })
     }
@@ -59,22 +61,27 @@ impl Probe {
         question: impl Fn(&BaseConsumer<Listener>, Duration) -> Result<T, KafkaError>,
     ) -> Result<T, TransportError> {
         let deadline = Instant::now() + self.config.request_timeout();
+        self.serve();
         loop {
             let error = match question(&self.consumer, SLICE) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            // Serves what the client has to tell, so that its words are known.
-            for _ in 0..100 {
-                if self.consumer.poll(Duration::ZERO).is_none() {
-                    break;
-                }
-            }
+            self.serve();
             let is_refused = matches!(self.trouble.kind(), Some(Kind::Credentials));
             if is_refused || Instant::now() >= deadline {
                 return Err(self.trouble.explain(&error));
             }
             sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Serves what the client has to tell, so that its words are known, and what it asks for: a bearer token.
+    fn serve(&self) {
+        for _ in 0..100 {
+            if self.consumer.poll(Duration::ZERO).is_none() {
+                break;
+            }
         }
     }
 
@@ -170,7 +177,14 @@ impl Probe {
 
 /// `error` of creating a client.
 pub(super) fn unusable(error: &KafkaError) -> TransportError {
-    TransportError::Configuration { reason: format!("{error}; see kafka.properties") }
+    let reason = match error {
+        // Without the value, which may be a secret.
+        KafkaError::ClientConfig(_, what, name, _) => {
+            format!("kafka.properties sets {name}, which the client refuses: {what}")
+        }
+        error => format!("{error}; see kafka.tls, kafka.sasl and kafka.properties"),
+    };
+    TransportError::Configuration { reason }
 }
 
 /// Runs `work`, which blocks, beside the async runtime.

@@ -2,6 +2,7 @@
 //! partitions; records wait in a bounded buffer.
 
 use std::{
+    error::Error,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -13,6 +14,7 @@ use std::{
 use async_trait::async_trait;
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
@@ -76,6 +78,12 @@ impl Watch {
 }
 
 impl ClientContext for Watch {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.config.tokens().read()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.trouble.log(level, facility, message);
     }

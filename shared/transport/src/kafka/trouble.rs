@@ -1,15 +1,20 @@
 //! What is wrong between a client and its cluster, in words; one log line for each change, not for each retry.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use duet_telemetry::metrics;
 use rdkafka::{
     ClientContext,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 use tracing::{debug, info, warn};
 
+use super::{KafkaConfig, access::Tokens};
 use crate::TransportError;
 
 /// Kinds of trouble, by what ends them.
@@ -19,8 +24,10 @@ pub(super) enum Kind {
     Unreachable,
     /// A credential was refused; ends when a broker is up.
     Credentials,
-    /// The principal may not do this; ends with an assignment.
+    /// The principal may not read this; ends with an assignment.
     Forbidden,
+    /// The principal may not write this; ends with a commit.
+    MayNotWrite,
     /// A topic is missing; ends with an assignment.
     UnknownTopic,
     /// This replica lost its partitions because it did not poll; ends with an assignment.
@@ -33,6 +40,8 @@ pub(super) struct Trouble {
     /// Whether changes are logged. Where the caller gets an error to show, they need not be.
     logs: bool,
     current: Mutex<Option<(Kind, String)>>,
+    /// Why the last connection ended, which the news that none is left does not say.
+    disconnected: Mutex<Option<String>>,
 }
 
 impl Trouble {
@@ -46,7 +55,16 @@ impl Trouble {
     }
 
     fn that_logs(logs: bool, address: &str) -> Self {
-        Self { address: address.to_owned(), logs, current: Mutex::new(None) }
+        Self {
+            address: address.to_owned(),
+            logs,
+            current: Mutex::new(None),
+            disconnected: Mutex::new(None),
+        }
+    }
+
+    fn disconnected(&self) -> MutexGuard<'_, Option<String>> {
+        self.disconnected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self) -> MutexGuard<'_, Option<(Kind, String)>> {
@@ -66,18 +84,25 @@ impl Trouble {
     pub(super) fn note(&self, code: Code, reason: &str) {
         let Some(kind) = kind_of(code) else {
             debug!(?code, reason, "the Kafka client tells");
+            if code == Code::BrokerTransportFailure {
+                *self.disconnected() = Some(reason.to_owned());
+            }
             return;
         };
         let address = &self.address;
         let words = match kind {
-            Kind::Unreachable => format!(
-                "no Kafka broker answers at {address}: {reason}; check that it runs and that kafka.bootstrap names it. Work goes on by itself when it is back"
-            ),
+            Kind::Unreachable => {
+                let why =
+                    self.disconnected().as_ref().map_or(String::new(), |why| format!(" ({why})"));
+                format!(
+                    "no Kafka broker answers at {address}: {reason}{why}; check that it runs and that kafka.bootstrap names it. Work goes on by itself when it is back"
+                )
+            }
             Kind::Credentials => format!(
-                "the Kafka broker at {address} refused the credentials: {reason}; check kafka.properties"
+                "the Kafka broker at {address} and this process do not accept each other: {reason}; check kafka.tls and kafka.sasl"
             ),
-            Kind::Forbidden => format!(
-                "the Kafka broker refused access: {reason}; give this principal the right by an ACL"
+            Kind::Forbidden | Kind::MayNotWrite => format!(
+                "the Kafka broker refused access: {reason}; give this principal the right by an ACL (`duet topics acls` prints which)"
             ),
             Kind::UnknownTopic => {
                 format!("a topic is missing: {reason}; create it with `duet topics create`")
@@ -87,6 +112,18 @@ impl Trouble {
             ),
         };
         self.set(kind, words);
+    }
+
+    /// The principal may not write what it has to. Told once; ends with [`Trouble::is_committed`].
+    pub(super) fn may_not_write(&self, reason: &str) {
+        self.set(Kind::MayNotWrite, format!(
+            "nothing can be written, and the records wait where they are: {reason}; give this principal the right by an ACL (`duet topics acls` prints which)"
+        ));
+    }
+
+    /// Outputs were written.
+    pub(super) fn is_committed(&self) {
+        self.clear(|kind| kind == Kind::MayNotWrite);
     }
 
     fn set(&self, kind: Kind, words: String) {
@@ -133,12 +170,13 @@ impl Trouble {
 
     /// A broker is up.
     pub(super) fn broker_is_up(&self) {
+        *self.disconnected() = None;
         self.clear(|kind| matches!(kind, Kind::Unreachable | Kind::Credentials));
     }
 
     /// Partitions were assigned: the group and its topics are there and open to us.
     pub(super) fn is_assigned(&self) {
-        self.clear(|kind| kind != Kind::Unreachable);
+        self.clear(|kind| !matches!(kind, Kind::Unreachable | Kind::MayNotWrite));
     }
 
     /// `error`, or what lies behind it, as the caller is to see it.
@@ -146,14 +184,19 @@ impl Trouble {
         let words = self.words().unwrap_or_else(|| error.to_string());
         let kind = self.kind().or_else(|| error.rdkafka_error_code().and_then(kind_of));
         match kind {
-            Some(Kind::Credentials | Kind::Forbidden) => TransportError::Refused { reason: words },
+            Some(Kind::Credentials | Kind::Forbidden | Kind::MayNotWrite) => {
+                TransportError::Refused { reason: words }
+            }
             Some(Kind::Unreachable) => {
                 TransportError::Unreachable { address: self.address.clone(), reason: words }
             }
             _ => match error.rdkafka_error_code() {
                 Some(code) if is_silence(code) => TransportError::Unreachable {
                     address: self.address.clone(),
-                    reason: error.to_string(),
+                    reason: match &*self.disconnected() {
+                        Some(why) => format!("{error} ({why})"),
+                        None => error.to_string(),
+                    },
                 },
                 _ => TransportError::Client { reason: error.to_string() },
             },
@@ -184,7 +227,7 @@ impl Kind {
         match self {
             Self::Unreachable => "unreachable",
             Self::Credentials => "credentials",
-            Self::Forbidden => "forbidden",
+            Self::Forbidden | Self::MayNotWrite => "forbidden",
             Self::UnknownTopic => "unknown_topic",
             Self::Evicted => "evicted",
         }
@@ -227,16 +270,31 @@ pub(super) fn is_silence(code: Code) -> bool {
 }
 
 /// The context of a client of which nothing but its trouble is of interest.
-pub(super) struct Listener(pub(super) std::sync::Arc<Trouble>);
+pub(super) struct Listener {
+    trouble: Arc<Trouble>,
+    tokens: Tokens,
+}
+
+impl Listener {
+    pub(super) fn new(config: &KafkaConfig, trouble: &Arc<Trouble>) -> Self {
+        Self { trouble: Arc::clone(trouble), tokens: config.tokens() }
+    }
+}
 
 impl ClientContext for Listener {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.tokens.read()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
+        self.trouble.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) = error.rdkafka_error_code() {
-            self.0.note(code, reason);
+            self.trouble.note(code, reason);
         }
     }
 }
@@ -269,7 +327,7 @@ mod tests {
     fn every_trouble_has_words_with_what_to_do_and_a_metric_that_goes_with_it() {
         for (code, kind, remedy) in [
             (Code::AllBrokersDown, "unreachable", "kafka.bootstrap"),
-            (Code::Authentication, "credentials", "kafka.properties"),
+            (Code::Authentication, "credentials", "kafka.sasl"),
             (Code::GroupAuthorizationFailed, "forbidden", "ACL"),
             (Code::UnknownTopicOrPartition, "unknown_topic", "duet topics create"),
             (Code::PollExceeded, "evicted", "max.poll.interval.ms"),
@@ -291,6 +349,27 @@ mod tests {
             "Application maximum poll interval exceeded",
         );
         assert_eq!(trouble.kind(), Some(Kind::Evicted));
+    }
+
+    #[test]
+    fn a_principal_that_may_not_write_is_told_until_it_may() {
+        let trouble = Trouble::new("a:1");
+        trouble.may_not_write("Topic authorization failed");
+        trouble.is_assigned();
+        trouble.broker_is_up();
+        assert!(trouble.words().unwrap().contains("duet topics acls"));
+        trouble.is_committed();
+        assert_eq!(trouble.words(), None);
+    }
+
+    #[test]
+    fn why_the_last_connection_ended_is_told_with_the_silence() {
+        let trouble = Trouble::new("a:1");
+        trouble
+            .note(Code::BrokerTransportFailure, "might be caused by incorrect security.protocol");
+        assert_eq!(trouble.words(), None);
+        trouble.note(Code::AllBrokersDown, "1/1 brokers are down");
+        assert!(trouble.words().unwrap().contains("security.protocol"));
     }
 
     #[test]
