@@ -82,13 +82,21 @@ impl KafkaCommitter {
         let is_exactly_once = config.delivery == Delivery::ExactlyOnce;
         let transactional_id =
             is_exactly_once.then(|| format!("{group}-{}", hex::encode(rand::random::<[u8; 8]>())));
-        let outbox = open_outbox(config, transactional_id.as_deref())?;
+        // A coordinator that is slow to answer ends no process: the first commit opens a producer then.
+        let outbox = match open_outbox(config, transactional_id.as_deref()) {
+            Ok(outbox) => Some(outbox),
+            Err(error @ TransportError::Unreachable { .. }) => {
+                warn!("no producer yet, the first commit tries again: {error}");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Self(Arc::new(Mutex::new(Inner {
             config: config.clone(),
             shared: Arc::clone(&consumer.client().context().shared),
             consumer: Arc::downgrade(consumer),
             transactional_id,
-            outbox: Some(outbox),
+            outbox,
             known: HashSet::new(),
             fenced: 0,
             forbidden: 0,
