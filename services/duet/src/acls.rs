@@ -26,6 +26,9 @@ pub(crate) struct Acls {
     pub(crate) kafka: cli::Kafka,
 }
 
+/// Whose groups of records are written under this name, see `dead_letters`.
+const REDRIVE: &str = "redrive";
+
 /// What a service, or a command, does on the cluster.
 struct Row {
     name: &'static str,
@@ -39,7 +42,7 @@ struct Row {
 /// The services in the order of flow, then the commands that people run.
 fn rows() -> Vec<Row> {
     use Topic::*;
-    let follows = || [CaseIndex::CASE_TOPICS, &[DeadLetters][..]].concat();
+    let follows = || [CaseIndex::CASE_TOPICS, &[DeadLetters, Redriven][..]].concat();
     let row = |name, reads, follows, writes| Row { name, reads, follows, writes };
     vec![
         row(duet_gateway::NAME, &[], follows(), &[Images]),
@@ -70,6 +73,13 @@ fn rows() -> Vec<Row> {
         row(duet_review::NAME, &[], follows(), &[]),
         row("send", &[], vec![], &[Images]),
         row("watch", &[], vec![Reports, DeadLetters], &[]),
+        // `duet dead-letters`, back into every topic that a stage reads.
+        row(
+            REDRIVE,
+            &[],
+            vec![DeadLetters, Redriven],
+            &[Images, Prepared, Flagged, Cleared, OutOfScope, Assessed, Redriven],
+        ),
     ]
 }
 
@@ -110,6 +120,10 @@ fn grants(args: &Acls, kafka: &KafkaConfig) -> Vec<Grant> {
                 // Each replica has an id of its own that begins so.
                 grant("transactional-id", format!("{group}-"), "prefixed", "Write");
             }
+        }
+        if row.name == REDRIVE && kafka.delivery == Delivery::ExactlyOnce {
+            let name = group_of(&kafka.topic_prefix, REDRIVE);
+            grant("transactional-id", name, "literal", "Write");
         }
         if !row.follows.is_empty() {
             grant("group", kafka.tail_group(), "literal", "Describe");

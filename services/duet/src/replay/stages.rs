@@ -36,7 +36,7 @@ impl Stages {
         Ok(Self {
             triage: Triage::new(triage, generalist, blobs.clone())?,
             specialist: Specialist::new(specialist, classifiers, thoraxes, blobs.clone())?,
-            publish: Publish::new(&duet_publish::Config::default(), blobs.clone()),
+            publish: Publish::new(blobs.clone()),
         })
     }
 

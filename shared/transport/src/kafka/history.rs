@@ -76,11 +76,10 @@ impl KafkaHistory {
         }
         drop(probe);
         let trouble = Arc::new(Trouble::quiet(&config.bootstrap));
-        // The client wants a name of a group; nobody joins it and nothing is kept under it.
-        let mut client = config.consumer(&format!("{}tail", config.topic_prefix));
+        let mut client = config.consumer(&config.tail_group())?;
         client.set("enable.partition.eof", "true");
         let consumer: BaseConsumer<Listener> = client
-            .create_with_context(Listener(Arc::clone(&trouble)))
+            .create_with_context(Listener::new(config, &trouble))
             .map_err(|error| unusable(&error))?;
         let mut inner =
             Inner { config: config.clone(), topic, consumer, trouble, open, finished: 0 };
