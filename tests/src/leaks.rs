@@ -7,10 +7,7 @@ use std::{
 
 use base64::{
     Engine as _, alphabet,
-    engine::{
-        GeneralPurpose,
-        general_purpose::{GeneralPurposeConfig, NO_PAD},
-    },
+    engine::{GeneralPurpose, general_purpose::NO_PAD},
 };
 
 /// How a mark may be written.
@@ -125,7 +122,7 @@ fn forms_of(mark: &str) -> Vec<Needle> {
         ("backwards", bytes.iter().rev().copied().collect()),
     ];
     for (form, alphabet) in [("base64", &alphabet::STANDARD), ("base64url", &alphabet::URL_SAFE)] {
-        let engine = GeneralPurpose::new(alphabet, GeneralPurposeConfig::from(NO_PAD));
+        let engine = GeneralPurpose::new(alphabet, NO_PAD);
         for shift in 0..3 {
             let text = engine.encode([&[0; 2][..shift], bytes].concat());
             // Without the characters that depend on what stands before and behind.

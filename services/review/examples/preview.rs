@@ -156,6 +156,7 @@ impl Film {
                 pixel_spacing_mm: Some([0.16, 0.16]),
                 patient: PatientContext { age_years: Some(61), sex: Some(Sex::F) },
                 notes: vec![],
+                sealed: None,
             },
             rendition: Some(Rendition {
                 blob: self.rendition.clone(),

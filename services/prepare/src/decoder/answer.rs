@@ -60,18 +60,16 @@ pub(super) fn hear(told: Told, png: Vec<u8>) -> Option<Result<Prepared, Setback>
                 && fits(height)
                 && scale.iter().all(|axis| axis.is_finite())
                 && png_size(&png) == Some((width, height));
-            is_one.then(|| {
-                Ok(Prepared::Picture {
-                    source,
-                    identifiers,
-                    rendition_png: png,
-                    width,
-                    height,
-                    scale,
-                    window,
-                    inverted,
-                })
-            })
+            is_one.then_some(Ok(Prepared::Picture {
+                source,
+                identifiers,
+                rendition_png: png,
+                width,
+                height,
+                scale,
+                window,
+                inverted,
+            }))
         }
         Told::NoPixels { source, identifiers, reason } if png.is_empty() => {
             Some(Ok(Prepared::NoPixels { source, identifiers, reason }))

@@ -173,12 +173,12 @@ impl KafkaConfig {
                     .to_owned(),
             );
         }
-        if tls.is_on() || sasl.mechanism.is_some() {
-            if let Some(name) = MADE_HERE.iter().find(|name| self.properties.contains_key(**name)) {
-                return Err(format!(
-                    "kafka.properties sets {name:?}, which kafka.tls and kafka.sasl set: use one of the two"
-                ));
-            }
+        if (tls.is_on() || sasl.mechanism.is_some())
+            && let Some(name) = MADE_HERE.iter().find(|name| self.properties.contains_key(**name))
+        {
+            return Err(format!(
+                "kafka.properties sets {name:?}, which kafka.tls and kafka.sasl set: use one of the two"
+            ));
         }
         let Some(mechanism) = sasl.mechanism else {
             let set = [
