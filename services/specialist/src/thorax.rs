@@ -191,6 +191,8 @@ mod plausible {
     /// The heart's centre, across the chest and down the lungs.
     pub(super) const HEART_ACROSS: std::ops::RangeInclusive<f64> = 0.42..=0.75;
     pub(super) const HEART_DOWN: std::ops::RangeInclusive<f64> = 0.5..=1.0;
+    /// Of the chest's width, what lies at least between the heart and the outermost point of either lung.
+    pub(super) const BESIDE_HEART: f64 = 0.02;
     /// The ratio itself.
     pub(super) const RATIO: std::ops::RangeInclusive<f64> = 0.25..=0.85;
 }
@@ -247,6 +249,10 @@ impl Organs {
         let down = (heart.centre[1] - top) / (bottom - top);
         if !plausible::HEART_ACROSS.contains(&across) || !plausible::HEART_DOWN.contains(&down) {
             return Err("the heart does not lie between the lungs".to_owned());
+        }
+        let beside = plausible::BESIDE_HEART * chest.length();
+        if heart.left < chest.from + beside || heart.right > chest.to - beside {
+            return Err("the heart reaches as far out as the lungs: one may be hidden, and the chest wider than seen".to_owned());
         }
         let width =
             Width { from: heart.left, to: heart.right, at: (heart.left_at + heart.right_at) / 2.0 };

@@ -153,6 +153,10 @@ fn outlines_that_no_chest_has_give_no_ratio_and_the_reason() {
         ),
         (Outlines::of(&[aside], &[RIGHT_BOX], &[LEFT_BOX]), "not lie between the lungs"),
         (
+            Outlines::of(&[[0.375, 0.5, 0.84375, 0.8125]], &[RIGHT_BOX], &[LEFT_BOX]),
+            "as far out as the lungs",
+        ),
+        (
             Outlines::of(&[[0.203125, 0.46875, 0.796875, 0.8125]], &[RIGHT_BOX], &[LEFT_BOX]),
             "a ratio of 0.9",
         ),
