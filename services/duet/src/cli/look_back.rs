@@ -96,7 +96,7 @@ pub(crate) struct Replay {
     /// Another operating point of a specialist's label; MODEL:LABEL where several have it
     #[arg(long, value_name = "LABEL=VALUE")]
     pub(crate) threshold: Vec<String>,
-    /// Another value of a key of [triage] or [specialist], for instance triage.clear_below=0.05
+    /// Another value of a key of `triage` or `specialist`, for instance triage.clear_below=0.05
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Begin with the original files in `images`, as far as they are kept, instead of the renditions
