@@ -8,6 +8,7 @@ use std::{
 
 use duet_case::Topic;
 use rdkafka::{
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode as Code},
     metadata::Metadata,
@@ -46,9 +47,11 @@ impl Probe {
     pub(super) fn open(config: &KafkaConfig) -> Result<Self, TransportError> {
         let trouble = Arc::new(Trouble::quiet(&config.bootstrap));
         let mut client = config.client()?;
-        client.set("allow.auto.create.topics", "false");
-        // Where a broker hangs up at once, the client's guess at why is in these words alone.
-        client.set("log.connection.close", "true");
+        client
+            .set("allow.auto.create.topics", "false")
+            // Why a broker hung up is told in a line of this level alone.
+            .set("log.connection.close", "true")
+            .set_log_level(RDKafkaLogLevel::Info);
         let consumer = client
             .create_with_context(Listener::new(config, &trouble))
             .map_err(|error| unusable(&error))?;

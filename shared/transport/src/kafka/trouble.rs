@@ -67,6 +67,20 @@ impl Trouble {
         self.disconnected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same in words with what to do, or nothing.
+    fn why_disconnected(&self) -> String {
+        match self.disconnected().as_deref().map(|why| why.rsplit("]: ").next().unwrap_or(why)) {
+            // Where TLS or SASL is missing or too much, the broker hangs up and says nothing.
+            Some(why) if why.contains("Disconnected") => {
+                format!(
+                    " ({why}: where it runs, it may want TLS or SASL, see kafka.tls and kafka.sasl)"
+                )
+            }
+            Some(why) => format!(" ({why})"),
+            None => String::new(),
+        }
+    }
+
     fn current(&self) -> MutexGuard<'_, Option<(Kind, String)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,13 +105,10 @@ impl Trouble {
         };
         let address = &self.address;
         let words = match kind {
-            Kind::Unreachable => {
-                let why =
-                    self.disconnected().as_ref().map_or(String::new(), |why| format!(" ({why})"));
-                format!(
-                    "no Kafka broker answers at {address}: {reason}{why}; check that it runs and that kafka.bootstrap names it. Work goes on by itself when it is back"
-                )
-            }
+            Kind::Unreachable => format!(
+                "no Kafka broker answers at {address}: {reason}{}; check that it runs and that kafka.bootstrap names it. Work goes on by itself when it is back",
+                self.why_disconnected()
+            ),
             Kind::Credentials => format!(
                 "the Kafka broker at {address} and this process do not accept each other: {reason}; check kafka.tls and kafka.sasl"
             ),
@@ -193,10 +204,7 @@ impl Trouble {
             _ => match error.rdkafka_error_code() {
                 Some(code) if is_silence(code) => TransportError::Unreachable {
                     address: self.address.clone(),
-                    reason: match &*self.disconnected() {
-                        Some(why) => format!("{error} ({why})"),
-                        None => error.to_string(),
-                    },
+                    reason: format!("{error}{}", self.why_disconnected()),
                 },
                 _ => TransportError::Client { reason: error.to_string() },
             },
@@ -208,6 +216,10 @@ impl Trouble {
         if facility.contains("MAXPOLL") {
             self.note(Code::PollExceeded, message);
         } else {
+            // That a broker hung up is no error to the client, and its guess at why is in this line alone.
+            if facility.contains("FAIL") {
+                *self.disconnected() = Some(message.to_owned());
+            }
             debug!(target: "librdkafka", ?level, facility, "{message}");
         }
     }
@@ -365,11 +377,15 @@ mod tests {
     #[test]
     fn why_the_last_connection_ended_is_told_with_the_silence() {
         let trouble = Trouble::new("a:1");
-        trouble
-            .note(Code::BrokerTransportFailure, "might be caused by incorrect security.protocol");
+        let words = "[thrd:a:1/bootstrap]: a:1/bootstrap: Disconnected: connection closed by peer";
+        trouble.log(RDKafkaLogLevel::Info, "FAIL", words);
         assert_eq!(trouble.words(), None);
         trouble.note(Code::AllBrokersDown, "1/1 brokers are down");
-        assert!(trouble.words().unwrap().contains("security.protocol"));
+        let words = trouble.words().unwrap();
+        assert!(
+            words.contains("(a:1/bootstrap: Disconnected") && words.contains("kafka.tls"),
+            "{words}"
+        );
     }
 
     #[test]
