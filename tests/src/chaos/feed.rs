@@ -81,7 +81,9 @@ impl<'a> Run<'a> {
         tell: Tell<'a>,
     ) -> Result<Self> {
         // What the broker took without our hearing of it must not be fed again: the producer waits as long as it takes.
-        let patient = KafkaConfig { transaction_timeout_ms: 900_000, ..config.clone() };
+        let mut patient = KafkaConfig { transaction_timeout_ms: 900_000, ..config.clone() };
+        // It reads nothing, but the arithmetic of timeouts holds for whoever might.
+        patient.properties.insert("max.poll.interval.ms".to_owned(), "3600000".to_owned());
         let ends = [Topic::Reports, Topic::DeadLetters];
         Ok(Self {
             corpus: Arc::new(corpus),
