@@ -131,7 +131,7 @@ pub async fn run(plan: Plan, tell: Tell<'_>) -> Result<Outcome> {
 async fn run_in(plan: Plan, folder: &Path, tell: Tell<'_>) -> Result<Outcome> {
     let (images, limit) = (plan.images, Instant::now() + plan.limit);
     tell("starting the broker", 0, images);
-    let kafka = Kafka::start_with(BROKER)?;
+    let kafka = Kafka::start_apart(BROKER)?;
     let config = configuration(&plan, &kafka);
     let broker = KafkaBroker::connect(&config).await?;
     broker.create_topics().await?;

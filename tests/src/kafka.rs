@@ -10,7 +10,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +25,12 @@ pub use self::{
     secured::{PLAIN_USER, Secured},
 };
 
+/// Names of files in a broker's folder.
+const BROKER: &str = "server.properties";
+const CONTROLLER: &str = "controller.properties";
+/// A broker that is silent for this long is held for gone by a controller of its own.
+const SESSION: Duration = Duration::from_secs(2);
+
 const INSTALL: &str = "install a Java runtime (17 or newer) and Maven, for instance with `apt-get install -y default-jre-headless maven`, or name a running broker by DUET_TEST_KAFKA=host:port";
 
 /// A broker of the tests' own.
@@ -31,6 +38,9 @@ pub struct Kafka {
     folder: PathBuf,
     address: String,
     broker: Option<Guarded>,
+    /// Where it is not the broker itself.
+    controller: Option<Guarded>,
+    killed: Option<Instant>,
     /// It is never dropped, so its guard removes what it leaves.
     is_shared: bool,
 }
@@ -82,13 +92,52 @@ impl Kafka {
         Self::launch(false, free_ports()?, "", &[])
     }
 
-    /// As [`Kafka::start`], with further lines of `server.properties`.
+    /// As [`Kafka::start`], with further lines of `server.properties` and with the controller in a process of its own,
+    /// as deployments have it, which lives on when the broker stops.
+    ///
+    /// This is the one to break. A broker that is its own controller takes up its transactions again before the
+    /// controller has let it in; until then none of its partitions has a leader, Apache Kafka 4.3.1 takes them for
+    /// deleted (`KRaftMetadataCache.getPartitionLeaderEndpoint`), and the markers of transactions that were about to
+    /// end are dropped: outputs without their offsets, or offsets without an end.
     ///
     /// # Errors
     ///
     /// As [`Kafka::start`].
-    pub fn start_with(properties: &str) -> Result<Self> {
-        Self::launch(false, free_ports()?, properties, &[])
+    pub fn start_apart(properties: &str) -> Result<Self> {
+        let jars = jars()?;
+        let folder = tempfile::Builder::new().prefix("duet-kafka-").tempdir()?.keep();
+        let [port, controller] = free_ports()?;
+        let lines = |role, id, listener: &str, data| {
+            format!(
+                "process.roles={role}\nnode.id={id}\nlisteners={listener}\nadvertised.listeners={listener}\nlog.dirs={}\n",
+                folder.join(data).display()
+            )
+        };
+        let own = lines("controller", 2, &format!("CONTROLLER://127.0.0.1:{controller}"), "quorum")
+            + &format!("broker.session.timeout.ms={}\n", SESSION.as_millis());
+        let broker = lines("broker", 1, &format!("PLAINTEXT://127.0.0.1:{port}"), "data")
+            + "broker.heartbeat.interval.ms=500\n";
+        let shared = server_properties(&folder, port, controller);
+        for (name, lines, how) in
+            [(CONTROLLER, own, "--standalone"), (BROKER, broker, "--no-initial-controllers")]
+        {
+            fs::write(folder.join(name), format!("{shared}{lines}{properties}"))?;
+            format_storage(&jars, &folder.join(name), how, &[])?;
+        }
+        let log = folder.join("controller.log");
+        let controller =
+            launch(&jars, "the Kafka controller", &folder.join(CONTROLLER), &log, None)?;
+        let address = format!("127.0.0.1:{port}");
+        let mut kafka = Self {
+            folder,
+            address,
+            broker: None,
+            controller: Some(controller),
+            killed: None,
+            is_shared: false,
+        };
+        kafka.resume()?;
+        Ok(kafka)
     }
 
     /// On two ports, for clients and for its controller, with further lines of `server.properties`, which go before our
@@ -101,23 +150,12 @@ impl Kafka {
     ) -> Result<Self> {
         let jars = jars()?;
         let folder = tempfile::Builder::new().prefix("duet-kafka-").tempdir()?.keep();
-        let properties = folder.join("server.properties");
+        let properties = folder.join(BROKER);
         fs::write(&properties, server_properties(&folder, port, controller) + further)?;
-        let id = "duet-tests-of-Kafka-00"; // 22 characters of base64
-        let formatted = java(&jars)
-            .arg("kafka.tools.StorageTool")
-            .args(["format", "--standalone", "-t", id, "-c"])
-            .arg(&properties)
-            .args(format)
-            .output()?;
-        if !formatted.status.success() {
-            bail!(
-                "Kafka's storage cannot be formatted: {}",
-                String::from_utf8_lossy(&formatted.stderr)
-            );
-        }
+        format_storage(&jars, &properties, "--standalone", format)?;
+        let address = format!("127.0.0.1:{port}");
         let mut kafka =
-            Self { folder, address: format!("127.0.0.1:{port}"), broker: None, is_shared };
+            Self { folder, address, broker: None, controller: None, killed: None, is_shared };
         kafka.resume()?;
         Ok(kafka)
     }
@@ -153,6 +191,7 @@ impl Kafka {
         if let Some(broker) = self.broker.take() {
             broker.signal("-KILL")?;
             broker.stop()?;
+            self.killed = Some(Instant::now());
         }
         Ok(())
     }
@@ -208,24 +247,60 @@ impl Kafka {
     ///
     /// Where it does not start.
     pub fn resume(&mut self) -> Result<()> {
-        const STARTED: &str = "Kafka Server started";
-        let log = self.log();
-        let before = fs::read_to_string(&log).unwrap_or_default().matches(STARTED).count();
-        let mut command = java(&jars()?);
-        command.arg("-Xmx512m").arg("kafka.Kafka").arg(self.folder.join("server.properties"));
+        if self.controller.is_some() {
+            // Until then the controller holds the one that was killed for alive.
+            let noticed = self.killed.take().map(|killed| killed + SESSION + SESSION / 2);
+            sleep(
+                noticed.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now())),
+            );
+        }
         let remove = self.is_shared.then_some(self.folder.as_path());
-        let broker = Guarded::start("the Kafka broker", &command, &log, remove)?;
-        broker.wait_until(Duration::from_secs(60), |broker| {
-            broker.output().matches(STARTED).count() > before
-        })?;
-        self.broker = Some(broker);
+        let (properties, log) = (self.folder.join(BROKER), self.log());
+        self.broker = Some(launch(&jars()?, "the Kafka broker", &properties, &log, remove)?);
         Ok(())
     }
+}
+
+fn format_storage(jars: &Path, properties: &Path, how: &str, further: &[String]) -> Result<()> {
+    let id = "duet-tests-of-Kafka-00"; // 22 characters of base64
+    let formatted = java(jars)
+        .arg("kafka.tools.StorageTool")
+        .args(["format", how, "-t", id, "-c"])
+        .arg(properties)
+        .args(further)
+        .output()?;
+    if !formatted.status.success() {
+        bail!(
+            "Kafka's storage cannot be formatted: {}",
+            String::from_utf8_lossy(&formatted.stderr)
+        );
+    }
+    Ok(())
+}
+
+/// Starts a process of Kafka's and waits until it says that it has started.
+fn launch(
+    jars: &Path,
+    name: &str,
+    properties: &Path,
+    log: &Path,
+    remove: Option<&Path>,
+) -> Result<Guarded> {
+    const STARTED: &str = "Kafka Server started";
+    let before = fs::read_to_string(log).unwrap_or_default().matches(STARTED).count();
+    let mut command = java(jars);
+    command.arg("-Xmx512m").arg("kafka.Kafka").arg(properties);
+    let process = Guarded::start(name, &command, log, remove)?;
+    process.wait_until(Duration::from_secs(60), |process| {
+        process.output().matches(STARTED).count() > before
+    })?;
+    Ok(process)
 }
 
 impl Drop for Kafka {
     fn drop(&mut self) {
         drop(self.broker.take());
+        drop(self.controller.take());
         let _left_behind = fs::remove_dir_all(&self.folder);
     }
 }

@@ -71,7 +71,7 @@ pub async fn soak(
     tell: impl Fn(Duration, usize),
 ) -> Result<Soaked> {
     let folder = tempfile::Builder::new().prefix("duet-soak-").tempdir()?;
-    let kafka = Kafka::start_with(BROKER)?;
+    let kafka = Kafka::start_apart(BROKER)?;
     let config = kafka.own_config();
     let broker = KafkaBroker::connect(&config).await?;
     broker.create_topics().await?;

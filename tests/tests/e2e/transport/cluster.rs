@@ -150,7 +150,7 @@ async fn topics_are_created_once_with_their_settings() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_goes_away_shows_and_work_goes_on_when_it_is_back() {
-    let mut kafka = Kafka::start().unwrap();
+    let mut kafka = Kafka::start_apart("").unwrap();
     let broker = cluster(&kafka.own_config()).await;
     let mut exchange = broker.exchange("g", &[Topic::Images]).await.unwrap();
     send(&broker, [record(Topic::Images, "before")]).await;
