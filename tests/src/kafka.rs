@@ -47,7 +47,7 @@ pub struct Kafka {
 
 /// Keeps the broker that all tests of a process share; it ends with the process.
 enum Held {
-    Own(Kafka),
+    Own(Box<Kafka>),
     Foreign(String),
 }
 
@@ -64,7 +64,7 @@ impl Kafka {
             Ok(address) if !address.is_empty() => Ok(Held::Foreign(address)),
             _ => free_ports()
                 .and_then(|ports| Self::launch(true, ports, "", &[]))
-                .map(Held::Own)
+                .map(|kafka| Held::Own(Box::new(kafka)))
                 .map_err(|error| format!("{error:#}")),
         });
         match held {

@@ -18,7 +18,7 @@ use crate::{
     cli,
     config::Config,
     output, places,
-    process::{self, Process},
+    process::{self, Process, Signals},
     services,
 };
 use follow::{End, Waiting};
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: &cli::Demo, mut config: Config) -> Result<()> {
         process.stop().await?;
     } else {
         output::line(format_args!("The page is up at {} (Ctrl-C ends it)", process.address))?;
-        process.wait().await?;
+        process.wait(Signals::new()?).await?;
     }
     let dead = ends.iter().filter(|end| matches!(end, End::DeadLetter(_))).count();
     if dead > 0 && !own_files {

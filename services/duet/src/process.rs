@@ -164,8 +164,7 @@ impl Process {
     }
 
     /// Until a signal, or until a part ends by itself, which is a failure.
-    pub(crate) async fn wait(mut self) -> Result<()> {
-        let mut stop = Signals::new()?;
+    pub(crate) async fn wait(mut self, mut stop: Signals) -> Result<()> {
         let ended = tokio::select! {
             () = stop.next() => None,
             ended = self.tasks.join_next() => ended,
@@ -281,7 +280,21 @@ pub(crate) async fn run(name: &str, config: Config) -> Result<()> {
             "a single service needs a broker that the others reach too: duet run {name} --kafka HOST:PORT (kafka.bootstrap, DUET_KAFKA); `duet run all` needs none"
         )));
     }
-    let listener = listen(&config, port, &chosen).await?;
+    // From the first moment on: whoever is told to stop before it has started is in order too.
+    let mut stop = Signals::new()?;
+    let process = tokio::select! {
+        process = open(&chosen, port, config) => process?,
+        () = stop.next() => {
+            info!("told to stop before everything was started");
+            return Ok(());
+        }
+    };
+    info!(service = name, address = %process.address, "listening");
+    process.wait(stop).await
+}
+
+async fn open(chosen: &[&'static Service], port: u16, config: Config) -> Result<Process> {
+    let listener = listen(&config, port, chosen).await?;
     let broker: Arc<dyn Broker> = if config.names_kafka() {
         Arc::new(KafkaBroker::connect(&config.settings.kafka).await?)
     } else {
@@ -293,9 +306,7 @@ pub(crate) async fn run(name: &str, config: Config) -> Result<()> {
         Arc::new(broker)
     };
     let blobs = places::blobs(&config)?;
-    let process = Process::start(config, &chosen, listener, broker, blobs).await?;
-    info!(service = name, address = %process.address, "listening");
-    process.wait().await
+    Process::start(config, chosen, listener, broker, blobs).await
 }
 
 #[cfg(test)]

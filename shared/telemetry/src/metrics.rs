@@ -63,7 +63,7 @@ pub struct Metrics {
     pub decoder_workers: Gauge,
     /// Processes that decode and were replaced, by reason (`memory`, `timeout`, `crashed`, `killed`, `idle`, `start`).
     pub decoder_restarts: IntCounterVec,
-    /// Clients of Kafka that are in trouble, by its kind (`unreachable`, `credentials`, `forbidden`, `unknown_topic`, `evicted`).
+    /// Clients of Kafka that are in trouble, by its kind (`unreachable`, `credentials`, `forbidden`, `unknown_topic`, `evicted`, `held_up`).
     pub kafka_trouble: IntGaugeVec,
     /// Troubles that clients of Kafka came into, by kind.
     pub kafka_troubles: IntCounterVec,

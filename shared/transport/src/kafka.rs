@@ -12,9 +12,11 @@
 
 mod access;
 mod admin;
+mod bootstrap;
 mod committer;
 mod config;
 mod convert;
+mod held;
 mod history;
 mod outbox;
 mod probe;

@@ -1,4 +1,4 @@
-//! Nothing stalls silently: slow work, a paused process and a missing topic on a real broker. What shows while a stage hangs is in
+//! Nothing stalls silently: slow work, a paused process, a missing topic and an endless transaction on a real broker. What shows while a stage hangs is in
 //! `shared/stage/tests/hang.rs`; a broker that goes away in `transport/cluster.rs`.
 
 use std::time::{Duration, Instant};
@@ -8,6 +8,11 @@ use duet_case::Topic;
 use duet_tests::{Fleet, Kafka, STAGES};
 use duet_transport::{
     Broker, Completed, Headers, KafkaBroker, KafkaConfig, Outgoing, Record, Source, Start,
+};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -131,4 +136,52 @@ async fn a_process_that_was_paused_and_a_topic_that_is_gone_show_and_say_what_to
     broker.create_topics().await.unwrap();
     eventually("it is back", || fleet.is_ready(prepare));
     assert!(process.is_running());
+}
+
+/// A foreign client leaves a transaction open: with a record in one topic, and with our group's offsets for another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_does_not_end_shows_and_work_goes_on_when_it_has() {
+    let config = KafkaConfig {
+        partitions: 1,
+        request_timeout_ms: 1_500,
+        transaction_timeout_ms: 3_000,
+        ..Kafka::config().unwrap()
+    };
+    let broker = KafkaBroker::connect(&config).await.unwrap();
+    broker.create_topics().await.unwrap();
+    let foreign = |name, value: &str| {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &config.bootstrap).set(name, value);
+        client
+    };
+    let writer: ThreadedProducer<DefaultProducerContext> = foreign("transactional.id", "a writer")
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .unwrap();
+    let group: BaseConsumer = foreign("group.id", "of-prepared").create().unwrap();
+    let [images, prepared] = [Topic::Images, Topic::Prepared].map(|topic| config.name_of(topic));
+    let limit = Duration::from_secs(30);
+    writer.init_transactions(limit).unwrap();
+    writer.begin_transaction().unwrap();
+    writer.send(BaseRecord::<[u8], [u8]>::to(&images).payload(b"an image")).unwrap();
+    writer.flush(limit).unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&prepared, 0, Offset::Offset(0)).unwrap();
+    writer.send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), limit).unwrap();
+
+    let mut of_images = broker.exchange("of-images", &[Topic::Images]).await.unwrap().source;
+    let of_prepared = broker.exchange("of-prepared", &[Topic::Prepared]).await.unwrap().source;
+    for (topic, source) in [(&images, &of_images), (&prepared, &of_prepared)] {
+        let told = format!("partition 0 of {topic} has given nothing for 2");
+        eventually("it shows", || {
+            source.status().problem.is_some_and(|words| words.starts_with(&told))
+        });
+        let words = source.status().problem.unwrap();
+        assert!(words.contains("kafka-transactions.sh"), "{words}");
+    }
+    writer.commit_transaction(limit).unwrap();
+    assert_eq!(&take(&mut *of_images, 1).await[0].value[..], b"an image");
+    for source in [of_images, of_prepared] {
+        eventually("all is well again", || source.status().problem.is_none());
+    }
 }

@@ -23,7 +23,7 @@ const MAX_POLL_INTERVAL_MS: u64 = 300_000;
 /// what the client has fetched ahead, so it is the exception; standing still keeps a rebalance waiting.
 const STILL_MS: u64 = 10_000;
 /// How often the client tells its state: lag is as fresh as this.
-const STATISTICS_INTERVAL_MS: u64 = 2_000;
+pub(super) const STATISTICS_INTERVAL_MS: u64 = 2_000;
 
 /// Settings of librdkafka that Duet makes itself, because its delivery rests on them, and where they are made.
 const FORBIDDEN: &[(&str, &str)] = &[

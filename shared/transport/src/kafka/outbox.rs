@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     error::Error,
+    pin::pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
@@ -20,11 +21,15 @@ use rdkafka::{
         BaseRecord, FutureProducer, FutureRecord, Producer, ProducerContext, ThreadedProducer,
     },
 };
+use tokio::time::timeout;
 
 use super::{
     KafkaConfig,
     access::Tokens,
-    admin, convert,
+    admin,
+    bootstrap::Memory,
+    config::STATISTICS_INTERVAL_MS,
+    convert,
     probe::{Probe, blocking, unusable},
     trouble::{Listener, Trouble},
 };
@@ -230,6 +235,7 @@ impl Outbox {
 pub(super) struct KafkaSink {
     config: KafkaConfig,
     producer: FutureProducer<Listener>,
+    memory: Arc<Memory>,
     trouble: Arc<Trouble>,
     /// Topics that are known to exist.
     known: Mutex<HashSet<Topic>>,
@@ -243,12 +249,15 @@ impl KafkaSink {
     /// Where the client refuses the configuration.
     pub(super) fn open(config: &KafkaConfig) -> Result<Self, TransportError> {
         let trouble = Arc::new(Trouble::new(&config.bootstrap));
+        let listener = Listener::new(config, &trouble);
+        let memory = Arc::clone(&listener.memory);
         let producer = config
             .producer()?
-            .create_with_context(Listener::new(config, &trouble))
+            .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string())
+            .create_with_context(listener)
             .map_err(|error| unusable(&error))?;
         let (known, largest) = (Mutex::default(), Mutex::default());
-        Ok(Self { config: config.clone(), producer, trouble, known, largest })
+        Ok(Self { config: config.clone(), producer, memory, trouble, known, largest })
     }
 
     fn largest(&self) -> MutexGuard<'_, HashMap<Topic, usize>> {
@@ -257,6 +266,18 @@ impl KafkaSink {
 
     fn known(&self) -> MutexGuard<'_, HashSet<Topic>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `sending`, and sees to it that there is somebody to send to.
+    async fn reaching_out<T>(&self, sending: impl Future<Output = T>) -> T {
+        let mut sending = pin!(sending);
+        let every = Duration::from_millis(STATISTICS_INTERVAL_MS);
+        loop {
+            if let Ok(sent) = timeout(every, &mut sending).await {
+                return sent;
+            }
+            self.memory.refresh(self.producer.client(), &self.config.bootstrap);
+        }
     }
 
     /// A producer would have a missing topic created by the broker, with settings that are not Duet's.
@@ -283,7 +304,8 @@ impl Sink for KafkaSink {
         if let Some(key) = &outgoing.key {
             record = record.key(&key[..]);
         }
-        match self.producer.send(record, self.config.transaction_timeout()).await {
+        let sending = self.producer.send(record, self.config.transaction_timeout());
+        match self.reaching_out(sending).await {
             Ok(delivery) => {
                 self.trouble.broker_is_up();
                 let (partition, offset) = (delivery.partition, delivery.offset);

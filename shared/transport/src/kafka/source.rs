@@ -4,7 +4,7 @@
 use std::{
     error::Error,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -23,7 +23,10 @@ use rdkafka::{
 use tracing::{debug, info, warn};
 
 use super::{
-    KafkaConfig, convert,
+    KafkaConfig,
+    bootstrap::Memory,
+    convert,
+    held::{Held, Seen},
     shared::{Place, Shared},
     trouble::Trouble,
 };
@@ -33,6 +36,8 @@ use crate::{Lag, Record, Source, SourceStatus, TransportError};
 const FIRST: Duration = Duration::from_millis(500);
 /// How long the client is polled at a time.
 const POLL: Duration = Duration::from_millis(100);
+/// A partition that waits for a transaction for this much longer than two may take is in trouble.
+const HELD_BEYOND: Duration = Duration::from_secs(15);
 /// How long dropping a source waits for it to leave its group.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -45,6 +50,8 @@ pub(super) struct Watch {
     pub(super) trouble: Arc<Trouble>,
     /// How often in a row the client told of no connection.
     silent: AtomicU32,
+    held: Mutex<Held>,
+    memory: Memory,
 }
 
 impl Watch {
@@ -54,6 +61,8 @@ impl Watch {
             shared: Arc::new(shared),
             trouble: Arc::new(Trouble::new(&config.bootstrap)),
             silent: AtomicU32::new(0),
+            held: Mutex::default(),
+            memory: Memory::default(),
         }
     }
 
@@ -65,6 +74,20 @@ impl Watch {
             self.trouble.broker_is_up();
         } else if self.silent.fetch_add(1, Ordering::Relaxed) > 0 {
             self.trouble.note(Code::AllBrokersDown, "there is no connection");
+        }
+    }
+
+    /// A transaction is ended by its broker where its writer does not: after `transaction.timeout.ms`, and some. Foreign
+    /// writers may have a longer one; their records wait for it all the same.
+    fn observe_transactions(&self, seen: Vec<(Place, Seen)>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = held.note(Instant::now(), seen);
+        let limit = 2 * self.config.transaction_timeout() + HELD_BEYOND;
+        match longest.filter(|(_, time)| *time >= limit) {
+            Some(((topic, partition), time)) => {
+                self.trouble.is_held_up(&self.config.name_of(topic), partition, time);
+            }
+            None => self.trouble.flows(),
         }
     }
 
@@ -95,13 +118,25 @@ impl ClientContext for Watch {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.memory.observe(&statistics);
         self.observe_connections(&statistics);
+        let mut seen = Vec::new();
         let lag = self.shared.positions().into_iter().filter_map(|(place, handed, waiting)| {
             let (topic, partition) = place;
             let stats = statistics
                 .topics
                 .get(&self.config.name_of(topic))
                 .and_then(|topic| topic.partitions.get(&partition))?;
+            seen.push((
+                place,
+                Seen {
+                    is_read: stats.fetch_state == "active",
+                    next: stats.next_offset,
+                    stable: stats.ls_offset,
+                    end: stats.hi_offset,
+                    waiting: waiting + stats.fetchq_cnt,
+                },
+            ));
             let records = lag(&Position {
                 fetched: stats.next_offset,
                 fetched_waiting: stats.fetchq_cnt,
@@ -114,6 +149,7 @@ impl ClientContext for Watch {
         });
         let lag = lag.collect();
         self.shared.state().lag = lag;
+        self.observe_transactions(seen);
     }
 }
 
@@ -205,6 +241,8 @@ impl Poller {
     fn run(mut self) {
         let still = self.config.stands_still();
         while !self.shared.state().stopping {
+            let client = self.consumer.client();
+            client.context().memory.refresh(client, &self.config.bootstrap);
             self.rewind();
             self.keep_to_the_bounds(still);
             match self.consumer.poll(POLL) {

@@ -3,18 +3,19 @@
 use std::{
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use duet_telemetry::metrics;
 use rdkafka::{
-    ClientContext,
+    ClientContext, Statistics,
     client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 use tracing::{debug, info, warn};
 
-use super::{KafkaConfig, access::Tokens};
+use super::{KafkaConfig, access::Tokens, bootstrap::Memory};
 use crate::TransportError;
 
 /// Kinds of trouble, by what ends them.
@@ -32,6 +33,8 @@ pub(super) enum Kind {
     UnknownTopic,
     /// This replica lost its partitions because it did not poll; ends with an assignment.
     Evicted,
+    /// Records wait for a transaction that does not end; ends when none does.
+    HeldUp,
 }
 
 /// What is wrong at the moment.
@@ -118,6 +121,8 @@ impl Trouble {
             Kind::UnknownTopic => {
                 format!("a topic is missing: {reason}; create it with `duet topics create`")
             }
+            // Told by `is_held_up` alone; no code of the client's stands for it.
+            Kind::HeldUp => format!("a transaction does not end: {reason}"),
             Kind::Evicted => format!(
                 "this replica lost its partitions: {reason}. It joins again by itself, and what it had taken up is handed out again. Where this comes often, the process is stopped or starved: give it CPU and memory, or raise session.timeout.ms and max.poll.interval.ms in kafka.properties"
             ),
@@ -130,6 +135,19 @@ impl Trouble {
         self.set(Kind::MayNotWrite, format!(
             "nothing can be written, and the records wait where they are: {reason}; give this principal the right by an ACL (`duet topics acls` prints which)"
         ));
+    }
+
+    /// Partition `partition` of `topic` has given nothing for `time`, because a transaction has not ended.
+    pub(super) fn is_held_up(&self, topic: &str, partition: i32, time: Duration) {
+        self.set(Kind::HeldUp, format!(
+            "partition {partition} of {topic} has given nothing for {} s, because a transaction of it or of its offsets has not ended; one that is never going to end is found by `kafka-transactions.sh --bootstrap-server {} find-hanging --broker-id N` and ended by `… abort`. Work goes on by itself then",
+            time.as_secs(), self.address
+        ));
+    }
+
+    /// No partition is held up.
+    pub(super) fn flows(&self) {
+        self.clear(|kind| kind == Kind::HeldUp);
     }
 
     /// Outputs were written.
@@ -187,7 +205,7 @@ impl Trouble {
 
     /// Partitions were assigned: the group and its topics are there and open to us.
     pub(super) fn is_assigned(&self) {
-        self.clear(|kind| !matches!(kind, Kind::Unreachable | Kind::MayNotWrite));
+        self.clear(|kind| !matches!(kind, Kind::Unreachable | Kind::MayNotWrite | Kind::HeldUp));
     }
 
     /// `error`, or what lies behind it, as the caller is to see it.
@@ -242,6 +260,7 @@ impl Kind {
             Self::Forbidden | Self::MayNotWrite => "forbidden",
             Self::UnknownTopic => "unknown_topic",
             Self::Evicted => "evicted",
+            Self::HeldUp => "held_up",
         }
     }
 }
@@ -285,11 +304,12 @@ pub(super) fn is_silence(code: Code) -> bool {
 pub(super) struct Listener {
     trouble: Arc<Trouble>,
     tokens: Tokens,
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Listener {
     pub(super) fn new(config: &KafkaConfig, trouble: &Arc<Trouble>) -> Self {
-        Self { trouble: Arc::clone(trouble), tokens: config.tokens() }
+        Self { trouble: Arc::clone(trouble), tokens: config.tokens(), memory: Arc::default() }
     }
 }
 
@@ -298,6 +318,10 @@ impl ClientContext for Listener {
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
         self.tokens.read()
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.memory.observe(&statistics);
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -371,6 +395,22 @@ mod tests {
         trouble.broker_is_up();
         assert!(trouble.words().unwrap().contains("duet topics acls"));
         trouble.is_committed();
+        assert_eq!(trouble.words(), None);
+    }
+
+    #[test]
+    fn what_waits_for_a_transaction_is_told_until_it_flows() {
+        let trouble = Trouble::new("a:1");
+        trouble.is_held_up("duet.images", 3, Duration::from_secs(75));
+        trouble.is_assigned();
+        trouble.broker_is_up();
+        let words = trouble.words().unwrap();
+        assert!(
+            words.starts_with("partition 3 of duet.images has given nothing for 75 s"),
+            "{words}"
+        );
+        assert!(words.contains("--bootstrap-server a:1 find-hanging"), "{words}");
+        trouble.flows();
         assert_eq!(trouble.words(), None);
     }
 

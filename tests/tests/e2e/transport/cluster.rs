@@ -1,6 +1,9 @@
 //! What only a real cluster can be asked: replicas that come and go, size, and all that may be missing.
 
-use std::{collections::BTreeMap, net::TcpListener};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::TcpListener,
+};
 
 use duet_transport::{Committed, TransportError};
 
@@ -180,4 +183,33 @@ async fn a_broker_that_goes_away_shows_and_work_goes_on_when_it_is_back() {
     let mut tail = broker.tail(&[Topic::Prepared], Start::Beginning).await.unwrap();
     assert_eq!(texts(&take(&mut *tail, 2).await), ["before", "after"]);
     take_nothing(&mut *tail).await;
+}
+
+/// While a broker is not let in by its controller it tells of topics and of no brokers, and the client forgets all of
+/// them. Here that is so half of the time: it is silent for longer than its controller has patience.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_was_told_of_no_brokers_finds_them_again() {
+    let kafka = Kafka::start_apart("broker.heartbeat.interval.ms=4000\n").unwrap();
+    let mut config = kafka.own_config();
+    config.properties.insert("topic.metadata.refresh.interval.ms".to_owned(), "300".to_owned());
+    let broker = cluster(&config).await;
+    let sink = broker.sink().await.unwrap();
+    let mut tail = broker.tail(&[Topic::Images], Start::Beginning).await.unwrap();
+    let mut exchange = broker.exchange("g", &[Topic::Images]).await.unwrap();
+    // Four times in and out.
+    for number in 0..16 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let image = record(Topic::Images, number.to_string());
+        while let Err(error) = sink.send(image.clone()).await {
+            assert!(matches!(error, TransportError::Unreachable { .. }), "{error}");
+        }
+    }
+    let mut seen = BTreeSet::new();
+    while seen.len() < 16 {
+        seen.extend(texts(&take(&mut *tail, 1).await));
+    }
+    let mut read = BTreeSet::new();
+    while read.len() < 16 {
+        read.extend(texts(&take(&mut *exchange.source, 1).await));
+    }
 }
