@@ -16,6 +16,7 @@ mod bootstrap;
 mod committer;
 mod config;
 mod convert;
+mod ends;
 mod held;
 mod history;
 mod outbox;
@@ -102,7 +103,7 @@ fn open_exchange(
     consumer
         .subscribe(&names)
         .map_err(|error| TransportError::Client { reason: error.to_string() })?;
-    let source = Poller::start(consumer)?;
+    let source = Poller::start(consumer, true)?;
     Ok(Exchange { source: Box::new(source), committer: Box::new(committer) })
 }
 
@@ -129,7 +130,7 @@ fn open_tail(
     let consumer = KafkaBroker::consumer(config, &config.tail_group())?;
     consumer.client().context().shared.assign(places);
     consumer.assign(&list).map_err(|error| TransportError::Client { reason: error.to_string() })?;
-    Ok(Box::new(Poller::start(consumer)?))
+    Ok(Box::new(Poller::start(consumer, false)?))
 }
 
 #[async_trait]

@@ -6,11 +6,12 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
     time::Duration,
 };
 
 use duet_case::Topic;
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use crate::{Completed, Lag, Record};
@@ -62,6 +63,15 @@ struct Owned {
     handed: Option<i64>,
     /// The consumer is still to be moved back; what it gives until then is not wanted.
     rewinding: bool,
+    /// When the client was last told where to read, by [`clock`].
+    since: i64,
+}
+
+/// Microseconds of the clock that the client's statistics tell (`CLOCK_MONOTONIC`).
+fn clock() -> i64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    // Where there is no such clock, nothing that it would have to vouch for is ever so.
+    now.map_or(i64::MAX, |now| now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000)
 }
 
 impl Shared {
@@ -91,9 +101,9 @@ impl Shared {
         for place in places {
             state.epoch += 1;
             let epoch = state.epoch;
-            state
-                .owned
-                .insert(place, Owned { epoch, resume_at: None, handed: None, rewinding: false });
+            let since = clock();
+            let owned = Owned { epoch, resume_at: None, handed: None, rewinding: false, since };
+            state.owned.insert(place, owned);
         }
     }
 
@@ -226,6 +236,7 @@ impl Shared {
         for (place, offset) in offsets {
             if let Some(owned) = state.owned.get_mut(&place) {
                 owned.rewinding = false;
+                owned.since = clock();
                 owned.resume_at = offset;
                 owned.handed = offset;
             }
@@ -245,6 +256,28 @@ impl Shared {
                 (*place, owned.handed, waiting.get(place).copied().unwrap_or_default())
             })
             .collect()
+    }
+
+    /// Whether every record of `place` before `offset` is done, where the client was seen to have given all of them at
+    /// `seen_at`, by [`clock`].
+    pub(super) fn is_done_before(&self, place: Place, offset: i64, seen_at: i64) -> bool {
+        let state = self.state();
+        let waits = |record: &Record| (record.origin.topic, record.origin.partition) == place;
+        state.owned.get(&place).is_some_and(|owned| {
+            !owned.rewinding
+                && owned.since < seen_at
+                && owned.handed == owned.resume_at
+                && owned.handed.is_none_or(|handed| handed < offset)
+        }) && !state.buffer.iter().any(waits)
+    }
+
+    /// As [`Shared::hold_transactions`], where no commit runs.
+    pub(super) fn hold_transactions_now(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.transaction.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// The source is gone: wakes the polling thread.

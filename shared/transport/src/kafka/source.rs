@@ -2,10 +2,11 @@
 //! partitions; records wait in a bounded buffer.
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -16,7 +17,7 @@ use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     client::OAuthToken,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
     message::Message,
 };
@@ -26,6 +27,7 @@ use super::{
     KafkaConfig,
     bootstrap::Memory,
     convert,
+    ends::Ends,
     held::{Held, Seen},
     shared::{Place, Shared},
     trouble::Trouble,
@@ -52,6 +54,9 @@ pub(super) struct Watch {
     silent: AtomicU32,
     held: Mutex<Held>,
     memory: Memory,
+    ends: Mutex<Ends>,
+    /// When the client last told of itself, by its own clock.
+    looked_at: AtomicI64,
 }
 
 impl Watch {
@@ -63,6 +68,8 @@ impl Watch {
             silent: AtomicU32::new(0),
             held: Mutex::default(),
             memory: Memory::default(),
+            ends: Mutex::default(),
+            looked_at: AtomicI64::new(0),
         }
     }
 
@@ -75,6 +82,10 @@ impl Watch {
         } else if self.silent.fetch_add(1, Ordering::Relaxed) > 0 {
             self.trouble.note(Code::AllBrokersDown, "there is no connection");
         }
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A transaction is ended by its broker where its writer does not: after `transaction.timeout.ms`, and some. Foreign
@@ -120,13 +131,20 @@ impl ClientContext for Watch {
     fn stats(&self, statistics: Statistics) {
         self.memory.observe(&statistics);
         self.observe_connections(&statistics);
-        let mut seen = Vec::new();
+        let (mut seen, mut ends) = (Vec::new(), BTreeMap::new());
         let lag = self.shared.positions().into_iter().filter_map(|(place, handed, waiting)| {
             let (topic, partition) = place;
             let stats = statistics
                 .topics
                 .get(&self.config.name_of(topic))
                 .and_then(|topic| topic.partitions.get(&partition))?;
+            if stats.next_offset == stats.hi_offset
+                && stats.ls_offset == stats.hi_offset
+                && stats.fetchq_cnt == 0
+                && self.shared.is_done_before(place, stats.hi_offset, statistics.ts)
+            {
+                ends.insert(place, stats.hi_offset);
+            }
             seen.push((
                 place,
                 Seen {
@@ -150,6 +168,8 @@ impl ClientContext for Watch {
         let lag = lag.collect();
         self.shared.state().lag = lag;
         self.observe_transactions(seen);
+        self.ends().note(ends);
+        self.looked_at.store(statistics.ts, Ordering::Relaxed);
     }
 }
 
@@ -193,6 +213,7 @@ impl ConsumerContext for Watch {
                 self.trouble.note(Code::PollExceeded, reason);
             }
             self.shared.revoke(&places, lost);
+            self.ends().forget(&places);
         }
     }
 
@@ -213,6 +234,8 @@ pub(super) struct Poller {
     shared: Arc<Shared>,
     trouble: Arc<Trouble>,
     paused: Option<TopicPartitionList>,
+    /// Whether it reads for a group, which keeps what is committed.
+    is_grouped: bool,
 }
 
 impl Poller {
@@ -221,7 +244,10 @@ impl Poller {
     /// # Errors
     ///
     /// Where no thread can be started.
-    pub(super) fn start(consumer: Arc<Client>) -> Result<KafkaSource, TransportError> {
+    pub(super) fn start(
+        consumer: Arc<Client>,
+        is_grouped: bool,
+    ) -> Result<KafkaSource, TransportError> {
         let watch = consumer.client().context();
         let (shared, trouble) = (Arc::clone(&watch.shared), Arc::clone(&watch.trouble));
         let config = watch.config.clone();
@@ -231,7 +257,7 @@ impl Poller {
             within: usize::MAX,
             patience: config.max_poll_interval(),
         };
-        let poller = Self { consumer, config, shared, trouble, paused: None };
+        let poller = Self { consumer, config, shared, trouble, paused: None, is_grouped };
         thread::Builder::new().name("kafka-poll".to_owned()).spawn(move || poller.run()).map_err(
             |error| TransportError::Client { reason: format!("no thread to poll with: {error}") },
         )?;
@@ -244,6 +270,7 @@ impl Poller {
             let client = self.consumer.client();
             client.context().memory.refresh(client, &self.config.bootstrap);
             self.rewind();
+            self.commit_ends();
             self.keep_to_the_bounds(still);
             match self.consumer.poll(POLL) {
                 None => {}
@@ -289,6 +316,30 @@ impl Poller {
         match paused {
             Ok(list) => self.paused = Some(list),
             Err(error) => debug!("pausing: {error}"),
+        }
+    }
+
+    /// Commits past the ends of transactions, where all before them is done. Only while no other commit runs, and to its
+    /// end, so that none is overtaken.
+    fn commit_ends(&self) {
+        let watch = self.consumer.client().context();
+        let mut due = watch.ends().take_due();
+        if due.is_empty() || !self.is_grouped || self.trouble.kind().is_some() {
+            return;
+        }
+        let Some(_only) = self.shared.hold_transactions_now() else { return };
+        let seen_at = watch.looked_at.load(Ordering::Relaxed);
+        due.retain(|place, end| self.shared.is_done_before(*place, *end, seen_at));
+        let mut offsets = TopicPartitionList::new();
+        for ((topic, partition), end) in &due {
+            let name = self.config.name_of(*topic);
+            if offsets.add_partition_offset(&name, *partition, Offset::Offset(*end)).is_err() {
+                return;
+            }
+        }
+        match self.consumer.commit(&offsets, CommitMode::Sync) {
+            Ok(()) => watch.ends().is_committed(due),
+            Err(error) => debug!("committing the ends of transactions: {error}; tried again"),
         }
     }
 

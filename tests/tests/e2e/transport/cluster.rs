@@ -6,6 +6,10 @@ use std::{
 };
 
 use duet_transport::{Committed, TransportError};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+};
 
 use super::*;
 
@@ -212,4 +216,52 @@ async fn a_client_that_was_told_of_no_brokers_finds_them_again() {
     while read.len() < 16 {
         read.extend(texts(&take(&mut *exchange.source, 1).await));
     }
+}
+
+/// What KEDA counts: offsets up to the end, whatever stands there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_has_done_everything_has_no_lag_that_others_count() {
+    let config = Kafka::config().unwrap();
+    let broker = cluster(&config).await;
+    let mut first = broker.exchange("first", &[Topic::Images]).await.unwrap();
+    send(&broker, (0..5).map(|i| record(Topic::Images, i.to_string()))).await;
+    let records = take(&mut *first.source, 5).await;
+    first.committer.commit(echo(&records, Topic::Prepared)).await.unwrap();
+
+    let mut second = broker.exchange("second", &[Topic::Prepared]).await.unwrap();
+    let records = take(&mut *second.source, 5).await;
+    let lag = || {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &config.bootstrap).set("group.id", "second");
+        let client: BaseConsumer = client.create().unwrap();
+        let limit = Duration::from_secs(20);
+        let name = config.name_of(Topic::Prepared);
+        let mut places = TopicPartitionList::new();
+        (0..config.partitions).for_each(|partition| {
+            places.add_partition(&name, partition);
+        });
+        let committed = client.committed_offsets(places, limit).unwrap();
+        let of = |partition: i32, offset| match offset {
+            Offset::Offset(offset) => {
+                client.fetch_watermarks(&name, partition, limit).unwrap().1 - offset
+            }
+            _ => client.fetch_watermarks(&name, partition, limit).unwrap().1,
+        };
+        committed.elements().iter().map(|e| of(e.partition(), e.offset())).sum::<i64>()
+    };
+    // Nothing is committed while work is in hand, however long it takes.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(lag(), 6, "five records, and the end of their transaction");
+    second.committer.commit(echo(&records, Topic::Flagged)).await.unwrap();
+    eventually("there is no lag", async || lag() == 0).await;
+
+    // And what comes next is read, by whoever comes next.
+    drop(second);
+    send(&broker, [record(Topic::Images, "more")]).await;
+    let more = take(&mut *first.source, 1).await;
+    first.committer.commit(echo(&more, Topic::Prepared)).await.unwrap();
+    let mut third = broker.exchange("second", &[Topic::Prepared]).await.unwrap();
+    assert_eq!(texts(&take(&mut *third.source, 1).await), ["more"]);
+    third.committer.commit(echo(&[], Topic::Flagged)).await.unwrap();
+    assert_eq!(lag(), 2, "it was handed out, and not committed");
 }
