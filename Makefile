@@ -6,7 +6,7 @@ CARGO ?= cargo
 target = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-export chaos soak large mutations build lint setup-demo setup-test
+.PHONY: help demo test test-export chaos soak large mutations fuzz build lint setup-demo setup-test
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ mutations: setup-test ## Put 20,000 damaged files through running services (ARGS
 	@.ci/samples
 	@$(CARGO) build --package duet
 	@$(CARGO) run --quiet --package duet-tests --example mutations -- $(ARGS) "$${DUET_CACHE:-$$HOME/.cache/duet}"/samples
+
+fuzz: setup-test ## Look for bytes that crash what reads them, a minute a target (ARGS: a target, seconds; needs rustup)
+	@.ci/fuzz $(ARGS)
 
 build: setup-demo ## Build the one binary and print its path
 	@$(CARGO) build --package duet

@@ -9,7 +9,7 @@ use duet_stage::{CaseIndex, Stage};
 use duet_transport::{Delivery, KafkaConfig};
 use serde::Serialize;
 
-use crate::{cli, output, process::group_of};
+use crate::{cli, output, process::group_of, replay, why};
 
 #[derive(Debug, Args)]
 pub(crate) struct Acls {
@@ -80,6 +80,9 @@ fn rows() -> Vec<Row> {
             vec![DeadLetters, Redriven],
             &[Images, Prepared, Flagged, Cleared, OutOfScope, Assessed, Redriven],
         ),
+        row("why", &[], why::TOPICS.to_vec(), &[]),
+        // Originals with `--images` alone; leave that right out where nobody uses it.
+        row(replay::NAME, &[], vec![Reports, Images], &[]),
     ]
 }
 
@@ -124,6 +127,14 @@ fn grants(args: &Acls, kafka: &KafkaConfig) -> Vec<Grant> {
         if row.name == REDRIVE && kafka.delivery == Delivery::ExactlyOnce {
             let name = group_of(&kafka.topic_prefix, REDRIVE);
             grant("transactional-id", name, "literal", "Write");
+        }
+        if row.name == replay::NAME {
+            let shadow = replay::shadow_of(kafka);
+            for operation in ["Create", "Write"] {
+                grant("topic", shadow.name_of(Topic::Reports), "literal", operation);
+            }
+            let name = group_of(&shadow.topic_prefix, replay::NAME);
+            grant("transactional-id", format!("{name}-"), "prefixed", "Write");
         }
         if !row.follows.is_empty() {
             grant("group", kafka.tail_group(), "literal", "Describe");
@@ -211,14 +222,22 @@ mod tests {
     }
 
     #[test]
-    fn every_service_has_a_row_and_only_prepare_reads_originals() {
+    fn every_service_has_a_row_and_only_prepare_and_replay_read_originals() {
         let rows = rows();
         for service in &SERVICES {
             assert!(rows.iter().any(|row| row.name == service.name), "{}", service.name);
         }
         let all = |row: &Row| [row.reads, &row.follows[..]].concat();
         let read = rows.iter().filter(|row| all(row).contains(&Topic::Images));
-        assert_eq!(read.map(|row| row.name).collect::<Vec<_>>(), ["prepare"]);
+        assert_eq!(read.map(|row| row.name).collect::<Vec<_>>(), ["prepare", "replay"]);
+    }
+
+    #[test]
+    fn a_replay_may_write_its_own_topic_alone() {
+        let grants = grants(&args(Some("replay")), &KafkaConfig::default());
+        let writes = grants.iter().filter(|grant| grant.operation == "Write");
+        let written: Vec<_> = writes.map(|grant| grant.name.as_str()).collect();
+        assert_eq!(written, ["duet.shadow.reports", "duet.shadow-replay-"]);
     }
 
     #[test]

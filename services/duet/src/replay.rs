@@ -38,7 +38,7 @@ use view::{Difference, View};
 /// What the topics of shadow runs are called by, after production's prefix.
 const SHADOW: &str = "shadow.";
 /// What `ce_source` calls this command.
-const NAME: &str = "replay";
+pub(crate) const NAME: &str = "replay";
 
 pub(crate) async fn run(args: &cli::Replay, config: &Config) -> Result<()> {
     let span = span(args)?;
@@ -90,6 +90,12 @@ fn blobs(out: &Path, config: &Config) -> Result<BlobStore> {
     Ok(own.over(BlobStore::open(&places::blob_url(config)?)?))
 }
 
+/// Where shadow runs write, beside `production`.
+pub(crate) fn shadow_of(production: &KafkaConfig) -> KafkaConfig {
+    let topic_prefix = format!("{}{SHADOW}", production.topic_prefix);
+    KafkaConfig { topic_prefix, ..production.clone() }
+}
+
 /// The topics of shadow runs.
 struct Shadow {
     writer: Box<dyn Writer>,
@@ -99,8 +105,7 @@ struct Shadow {
 impl Shadow {
     /// Creates them where they are missing.
     async fn open(production: &KafkaConfig) -> Result<Self> {
-        let topic_prefix = format!("{}{SHADOW}", production.topic_prefix);
-        let config = KafkaConfig { topic_prefix, ..production.clone() };
+        let config = shadow_of(production);
         let broker = KafkaBroker::connect(&config).await?;
         broker.create(&[Topic::Reports]).await?;
         // A name of its own, so that several replays may run.

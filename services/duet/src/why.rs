@@ -11,6 +11,7 @@ use duet_stage::DeadLetter;
 use serde_json::json;
 
 use crate::{cli, config::Config, dead_letters, output};
+pub(crate) use find::TOPICS;
 use find::{Found, Letter, Wanted};
 use prompts::Prompts;
 

@@ -20,7 +20,7 @@ const AT_ONCE: usize = 500;
 const NAMED: usize = 10;
 
 /// The furthest first.
-const TOPICS: [Topic; 7] = [
+pub(crate) const TOPICS: [Topic; 7] = [
     Topic::Reports,
     Topic::DeadLetters,
     Topic::Assessed,
