@@ -185,3 +185,41 @@ async fn a_transaction_that_does_not_end_shows_and_work_goes_on_when_it_has() {
         eventually("all is well again", || source.status().problem.is_none());
     }
 }
+
+/// Back-pressure pauses partitions; some of them go to another replica meanwhile, and come back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_was_taken_away_while_paused_is_read_when_it_comes_back() {
+    const RECORDS: usize = 60;
+    let config = with(
+        KafkaConfig {
+            buffer_bytes: 1 << 20,
+            max_message_bytes: 2 << 20,
+            request_timeout_ms: 1_000,
+            transaction_timeout_ms: 1_100,
+            ..Kafka::config().unwrap()
+        },
+        // Pauses after a third of it.
+        &[("max.poll.interval.ms", "13000"), ("session.timeout.ms", "6000")],
+    );
+    let broker = KafkaBroker::connect(&config).await.unwrap();
+    broker.create_topics().await.unwrap();
+    let sink = broker.sink().await.unwrap();
+    for number in 0..RECORDS {
+        let key = Some(Bytes::from(number.to_string()));
+        let image = Outgoing { key, ..image(200 << 10) };
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = sink.send(image.clone()).await {
+            assert!(Instant::now() < deadline, "{error}");
+        }
+    }
+    let mut first = broker.exchange("g", &[Topic::Images]).await.unwrap().source;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let second = broker.exchange("g", &[Topic::Images]).await.unwrap().source;
+    eventually("the second has partitions", || !second.status().lag.is_empty());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    drop(second);
+    let mut keys = std::collections::BTreeSet::new();
+    while keys.len() < RECORDS {
+        keys.extend(take(&mut *first, 1).await.into_iter().map(|record| record.key));
+    }
+}

@@ -55,6 +55,8 @@ pub(super) struct Watch {
     held: Mutex<Held>,
     memory: Memory,
     ends: Mutex<Ends>,
+    /// What is paused, all of it ours.
+    paused: Mutex<Option<TopicPartitionList>>,
     /// When the client last told of itself, by its own clock.
     looked_at: AtomicI64,
 }
@@ -69,6 +71,7 @@ impl Watch {
             held: Mutex::default(),
             memory: Memory::default(),
             ends: Mutex::default(),
+            paused: Mutex::default(),
             looked_at: AtomicI64::new(0),
         }
     }
@@ -86,6 +89,32 @@ impl Watch {
 
     fn ends(&self) -> MutexGuard<'_, Ends> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paused(&self) -> MutexGuard<'_, Option<TopicPartitionList>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resumes what is about to go: the client keeps a partition paused that is taken away, also when it comes again.
+    /// Resuming one that is not paused would drop what was fetched of it, so each is resumed once.
+    fn release(&self, consumer: &BaseConsumer<Self>, going: &TopicPartitionList) {
+        let mut paused = self.paused();
+        let Some(list) = paused.as_mut() else { return };
+        let (mut gone, mut kept) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for element in list.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let side = match going.find_partition(topic, partition) {
+                Some(_) => &mut gone,
+                None => &mut kept,
+            };
+            side.add_partition(topic, partition);
+        }
+        *list = kept;
+        if gone.count() > 0
+            && let Err(error) = consumer.resume(&gone)
+        {
+            debug!("resuming what is revoked: {error}");
+        }
     }
 
     /// A transaction is ended by its broker where its writer does not: after `transaction.timeout.ms`, and some. Foreign
@@ -212,6 +241,7 @@ impl ConsumerContext for Watch {
                 let reason = "the group went on without it, since the broker had not heard of it for session.timeout.ms";
                 self.trouble.note(Code::PollExceeded, reason);
             }
+            self.release(consumer, list);
             self.shared.revoke(&places, lost);
             self.ends().forget(&places);
         }
@@ -233,7 +263,6 @@ pub(super) struct Poller {
     config: KafkaConfig,
     shared: Arc<Shared>,
     trouble: Arc<Trouble>,
-    paused: Option<TopicPartitionList>,
     /// Whether it reads for a group, which keeps what is committed.
     is_grouped: bool,
 }
@@ -257,14 +286,14 @@ impl Poller {
             within: usize::MAX,
             patience: config.max_poll_interval(),
         };
-        let poller = Self { consumer, config, shared, trouble, paused: None, is_grouped };
+        let poller = Self { consumer, config, shared, trouble, is_grouped };
         thread::Builder::new().name("kafka-poll".to_owned()).spawn(move || poller.run()).map_err(
             |error| TransportError::Client { reason: format!("no thread to poll with: {error}") },
         )?;
         Ok(source)
     }
 
-    fn run(mut self) {
+    fn run(self) {
         let still = self.config.stands_still();
         while !self.shared.state().stopping {
             let client = self.consumer.client();
@@ -295,16 +324,18 @@ impl Poller {
     }
 
     /// Waits for room; where none comes, pauses the partitions and goes on polling.
-    fn keep_to_the_bounds(&mut self, still: Duration) {
-        if self.paused.is_none() {
+    fn keep_to_the_bounds(&self, still: Duration) {
+        let watch = self.consumer.client().context();
+        if watch.paused().is_none() {
             if self.shared.wait_for_room(still) {
                 return;
             }
         } else if self.shared.wait_for_room(Duration::ZERO) {
-            if let Some(list) = self.paused.take() {
+            if let Some(list) = watch.paused().take() {
                 debug!("there is room again: partitions resumed");
-                // A partition that was revoked meanwhile cannot be resumed, and need not be.
-                let _gone = self.consumer.resume(&list);
+                if let Err(error) = self.consumer.resume(&list) {
+                    debug!("resuming: {error}");
+                }
             }
             return;
         }
@@ -314,7 +345,7 @@ impl Poller {
             Ok(list)
         });
         match paused {
-            Ok(list) => self.paused = Some(list),
+            Ok(list) => *watch.paused() = Some(list),
             Err(error) => debug!("pausing: {error}"),
         }
     }
