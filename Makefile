@@ -6,7 +6,7 @@ CARGO ?= cargo
 target = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-export chaos soak large mutations fuzz build lint setup-demo setup-test
+.PHONY: help demo test test-export test-dashboards chaos soak large mutations fuzz build lint setup-demo setup-test
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,11 @@ test: setup-test ## Run every test: in a browser, on a real Kafka broker, on a r
 test-export: setup-demo ## Hold models/export to the packages it exports from, at random weights (installs 7 GB once)
 	@$(CARGO) build --package duet-inference --example run_model
 	@.ci/export-test "$(target)" $(ARGS)
+
+test-dashboards: setup-test ## Run every query of k8s/dashboards on a Prometheus that scraped a running Duet; a minute
+	@.ci/samples
+	@$(CARGO) build --package duet
+	@DUET_BIN="$(target)/debug/duet" python3 k8s/check/dashboards.py $(ARGS)
 
 chaos: setup-test ## Break a deployment under load for half an hour; nothing may be lost or doubled
 	@$(CARGO) build --package duet
