@@ -191,12 +191,13 @@ audit_rate = {audit_rate}
             headers["Authorization"] = f"Bearer {(self.folder / 'token').read_text().strip()}"
         return status(urllib.request.Request(f"http://127.0.0.1:{self.ports['gateway']}/v1/images", body, headers))
 
-    def kill_decoder(self):
-        """Kills one of the processes that decode for prepare, as a kernel short of memory would."""
+    def kill_decoders(self):
+        """Kills the processes that decode for prepare, as a kernel short of memory would."""
         pid = self.processes["prepare"].pid
         of_threads = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
         children = " ".join(path.read_text() for path in of_threads).split()
-        os.kill(int(children[0]), signal.SIGKILL)
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
 
     # Prometheus
 
@@ -210,7 +211,7 @@ audit_rate = {audit_rate}
             for name, port in self.ports.items()
         ]
         (self.folder / "prometheus.yaml").write_text(yaml.safe_dump({
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
             "rule_files": ["rules.yaml"],
             # As the chart's ServiceMonitor has it.
             "scrape_configs": [{"job_name": "duet", "honor_labels": True, "static_configs": targets}],
@@ -220,7 +221,10 @@ audit_rate = {audit_rate}
             f"--web.listen-address=127.0.0.1:{self.prometheus}",
         ])
         wait("Prometheus is ready", lambda: self.alive("prometheus") and status(self.api_request("/-/ready")) == 200)
-        wait("every service was scraped", lambda: self.value("sum(up)") == len(SERVICES))
+        self.wait_for_scrapes()
+
+    def wait_for_scrapes(self):
+        wait("every service answers Prometheus", lambda: self.value('sum(up{job="duet"})') == len(SERVICES))
 
     def api_request(self, path, **parameters):
         query = urllib.parse.urlencode(parameters)

@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use chrono::Utc;
 use duet_blob::BlobStore;
-use duet_case::{BlobRef, Case, Publication, Topic};
+use duet_case::{BlobRef, Case, Outcome as End, Publication, Topic};
 use duet_seal::KeyFileError;
 use duet_stage::{
     IntoPayloads, Outcome, Payload, Reason, Setback, Stage, compute, fetch_rendition,
@@ -82,6 +82,10 @@ pub struct Publish {
 impl Publish {
     /// The stage; [`Config::sealing_key_file`] is the caller's to read. It opens nothing yet.
     pub fn new(blobs: BlobStore) -> Self {
+        // From nought, so that the first is an increase.
+        for outcome in [End::Findings, End::NoFinding, End::Cleared, End::NotLookedFor] {
+            metrics().reports.with_label_values(&[outcome.name()]).inc_by(0);
+        }
         Self { blobs, filing: None }
     }
 

@@ -133,6 +133,10 @@ impl Specialist {
         if classifiers.is_empty() {
             return Err(SpecialistError::None);
         }
+        // From nought, so that the first is an increase.
+        for result in ["finding", "no_finding"] {
+            metrics().audits.with_label_values(&[result]).inc_by(0);
+        }
         Ok(Self { classifiers, unset, thoraxes, blobs })
     }
 

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use duet_blob::BlobStore;
 use duet_case::{
-    Case, Decision, ModelRef, Probability, Score, Topic, Triage as Section, TriageRules,
+    Case, Decision, ModelRef, Priority, Probability, Score, Topic, Triage as Section, TriageRules,
 };
 use duet_inference::{
     DecisionRules, Look, MissingModel, Question, Registry, Served, ServedError, ServedLook,
@@ -106,6 +106,16 @@ impl Triage {
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let rules = config.rules(&generalist.model().name, generalist.rules())?;
+        // From nought, so that the first is an increase.
+        for (decision, priority) in [
+            (Decision::Flagged, Priority::Routine),
+            (Decision::Flagged, Priority::Urgent),
+            (Decision::Flagged, Priority::Emergency),
+            (Decision::Cleared, Priority::Routine),
+            (Decision::OutOfScope, Priority::Routine),
+        ] {
+            metrics().triage.with_label_values(&[decision.name(), priority.name()]).inc_by(0);
+        }
         Ok(Self { config, rules, generalist, blobs })
     }
 

@@ -69,6 +69,10 @@ pub async fn run<S: Stage>(
     let mut shown = HashSet::new();
     let mut limit = Limit::new(config);
     metrics().paused.with_label_values(&[S::NAME]).set(0);
+    // A series that begins with its first event hides that event from Prometheus: it sees no increase.
+    for outcome in ["emitted", "rejected", "retried", "returned"] {
+        count(S::NAME, outcome, 0);
+    }
     info!(stage = S::NAME, "started");
 
     let ended = loop {

@@ -108,6 +108,10 @@ impl DecoderPool {
             free: Semaphore::new(count),
             slots: Mutex::new(slots),
         });
+        // From nought, so that the first is an increase.
+        for reason in ["memory", "timeout", "crashed", "killed", "idle", "start"] {
+            metrics().decoder_restarts.with_label_values(&[reason]).inc_by(0);
+        }
         for _ in 0..count {
             let pool = Arc::clone(&pool);
             tokio::spawn(async move {

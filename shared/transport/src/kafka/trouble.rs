@@ -37,6 +37,16 @@ pub(super) enum Kind {
     HeldUp,
 }
 
+const KINDS: [Kind; 7] = [
+    Kind::Unreachable,
+    Kind::Credentials,
+    Kind::Forbidden,
+    Kind::MayNotWrite,
+    Kind::UnknownTopic,
+    Kind::Evicted,
+    Kind::HeldUp,
+];
+
 /// What is wrong at the moment.
 pub(super) struct Trouble {
     address: String,
@@ -58,6 +68,12 @@ impl Trouble {
     }
 
     fn that_logs(logs: bool, address: &str) -> Self {
+        if logs {
+            // From nought, so that the first is an increase.
+            for kind in KINDS {
+                metrics().kafka_troubles.with_label_values(&[kind.label()]).inc_by(0);
+            }
+        }
         Self {
             address: address.to_owned(),
             logs,
