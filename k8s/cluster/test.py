@@ -114,8 +114,8 @@ class Test:
         at = self.run.folder
         certificate(at, "web-authority")
         certificate(at, "web", "web-authority", "DNS:duet-gateway.duet.svc,DNS:duet-review.duet.svc")
-        call(self.duet, "keys", "new", at / "sealing.keys")
-        token = call(self.duet, "tokens", "new", "--name", "test", "--may", "send")
+        call(self.duet, "keys", "new", at / "sealing.keys", env=self.kafka.settings())
+        token = call(self.duet, "tokens", "new", "--name", "test", "--may", "send", env=self.kafka.settings())
         entry = dict(line.split(" = ") for line in (token.stdout + token.stderr).splitlines() if " = " in line)
         made = {
             "duet-pseudonym-key": {"key": secrets.token_hex(32)}, "duet-sealing-keys": {"keys": (at / "sealing.keys").read_text()},
