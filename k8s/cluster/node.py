@@ -120,6 +120,10 @@ class Node:
         lines = [f'{tokens[name]},{name},{i},"{group}"' for i, (name, group) in enumerate(users.items())]
         private(self.folder / "tokens.csv", "\n".join(lines) + "\n")
         private(self.folder / "account.key", call("openssl", "genrsa", "2048").stdout)
+        # kube-apiserver is known to kubelet by a certificate, for logs.
+        at = self.folder
+        call("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/O=system:masters/CN=kube-apiserver",
+             "-addext", "extendedKeyUsage=clientAuth", "-keyout", at / "kubelet-client.key", "-out", at / "kubelet-client.crt")
         self.kubeconfigs = {}
         for name in users:
             short = name.split(":")[1] if ":" in name else name
@@ -142,7 +146,8 @@ class Node:
             "kube-apiserver": [self.binary, "kube-apiserver", "--etcd-servers=http://127.0.0.1:12379", f"--bind-address={ADDRESS}",
                                f"--advertise-address={ADDRESS}", "--secure-port=6443", f"--cert-dir={at}/pki", "--service-account-issuer=https://duet.local",
                                f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}", f"--service-cluster-ip-range={SERVICES}",
-                               f"--token-auth-file={at}/tokens.csv", "--authorization-mode=Node,RBAC", "--kubelet-preferred-address-types=InternalIP"],
+                               f"--token-auth-file={at}/tokens.csv", "--authorization-mode=Node,RBAC", "--kubelet-preferred-address-types=InternalIP",
+                               f"--kubelet-client-certificate={at}/kubelet-client.crt", f"--kubelet-client-key={at}/kubelet-client.key"],
             "kube-controller-manager": [self.binary, "kube-controller-manager", f"--kubeconfig={self.kubeconfigs['controllers']}", "--bind-address=127.0.0.1",
                                         f"--service-account-private-key-file={key}", f"--root-ca-file={at}/pki/apiserver.crt", "--leader-elect=false",
                                         f"--cert-dir={at}/pki-controllers"],
@@ -185,7 +190,7 @@ conf_dir = "{at}/cni"
             "failCgroupV1": False, "failSwapOn": False, "cgroupDriver": "cgroupfs", "enforceNodeAllocatable": [], "cgroupRoot": "/",
             "containerRuntimeEndpoint": f"unix://{self.socket}", "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99, "resolvConf": "", "clusterDNS": [ADDRESS], "clusterDomain": "cluster.local",
-            "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}}, "authorization": {"mode": "Webhook"},
+            "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": str(at / "kubelet-client.crt")}}, "authorization": {"mode": "Webhook"},
             "volumePluginDir": str(at / "volume-plugins"), "podLogsDir": str(at / "pod-logs"),
         }
         (at / "kubelet-config.yaml").write_text(yaml.safe_dump(config))
