@@ -6,10 +6,10 @@ CARGO ?= cargo
 target = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-export chaos soak large mutations build lint setup-demo setup-test
+.PHONY: help demo test test-export chaos soak large mutations test-k8s build lint setup-demo setup-test setup-k8s
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo '  ARGS="…"      for make demo: --exit, --listen ADDR, files and folders of your own; for chaos and soak: --help'
 
 demo: setup-demo ## Build, fetch sample radiographs, run every service on them, and leave the page up
@@ -44,6 +44,11 @@ mutations: setup-test ## Put 20,000 damaged files through running services (ARGS
 	@$(CARGO) build --package duet
 	@$(CARGO) run --quiet --package duet-tests --example mutations -- $(ARGS) "$${DUET_CACHE:-$$HOME/.cache/duet}"/samples
 
+test-k8s: setup-k8s ## Install the chart on a real Kubernetes of one node and break it under films (root; ARGS: --short, --films, --count)
+	@.ci/samples
+	@$(CARGO) build --package duet
+	@DUET_BIN="$(target)/debug/duet" python3 k8s/cluster/test.py $(ARGS)
+
 build: setup-demo ## Build the one binary and print its path
 	@$(CARGO) build --package duet
 	@echo "$(target)/debug/duet"
@@ -58,3 +63,6 @@ setup-demo:
 
 setup-test:
 	@.ci/setup test
+
+setup-k8s:
+	@.ci/setup k8s
