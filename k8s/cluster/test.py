@@ -7,6 +7,7 @@ counts. Needs root. Everything it starts, mounts and adds is removed at the end,
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -422,6 +423,12 @@ def main():
         sys.exit(f"k8s/cluster: missing: {' '.join(missing)} (names of Debian's packages); .ci/setup k8s installs them")
     if not pathlib.Path(options.duet).exists():
         sys.exit(f"k8s/cluster: {options.duet} is not there: make build, or set DUET_BIN")
+    # Two runs would remove one another's devices. Held until the process ends.
+    lock = pathlib.Path("/run/lock/duet-k8s").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("k8s/cluster: another run is going on, or still cleans up")
     for port in (12379, 19092, 19090):
         if not port_free("127.0.0.1", port):
             sys.exit(f"k8s/cluster: port {port} is taken; is another run going on?")
@@ -433,12 +440,14 @@ def main():
     failed = None
     try:
         test.all()
-    except (Failed, subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
+        failed = "interrupted"
+    except (Failed, subprocess.TimeoutExpired) as error:
         failed = error
     finally:
         run.close()
     test.summary()
-    sys.exit(f"k8s/cluster: {failed or 'interrupted'}" if failed is not None else 0)
+    sys.exit(f"k8s/cluster: {failed}" if failed else 0)
 
 
 if __name__ == "__main__":
