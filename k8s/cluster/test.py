@@ -66,11 +66,11 @@ class Test:
         self.install()
         self.flows()
         if not self.options.short:
-            self.scraped()
             self.changes()
             self.memory_kill()
-            self.failures()
+            self.scraped()
             self.measured()
+            self.failures()
 
     def cluster(self):
         with self.step("binaries of Kubernetes, CoreDNS and helm are there"):
@@ -294,25 +294,33 @@ class Test:
         text = self.node.helm("template", "duet", CHART, "-n", NAMESPACE, "-f", self.run.folder / "values.yaml", "--set", "monitoring.serviceMonitor=true").stdout
         monitor = next(d for d in yaml.safe_load_all(text) if d and d["kind"] == "ServiceMonitor")["spec"]
         jobs = []
-        for i, endpoint in enumerate(monitor["endpoints"]):
-            keep = [{"source_labels": [f"__meta_kubernetes_service_label_{label(key)}"], "regex": value, "action": "keep"}
-                    for key, value in monitor["selector"]["matchLabels"].items()]
-            keep.append({"source_labels": ["__meta_kubernetes_endpoint_port_name"], "regex": endpoint["port"], "action": "keep"})
-            name = [{"source_labels": [f"__meta_kubernetes_service_label_{label(monitor['jobLabel'])}"], "target_label": "job"},
-                    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-                    {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"}]
-            own = [{"source_labels": r["sourceLabels"], "target_label": r["targetLabel"]} for r in endpoint["relabelings"]]
+        for endpoint in monitor["endpoints"]:
+            # What the Operator would have Prometheus discover; Debian's is built without that, and reads it from a file.
+            file = self.run.folder / f"targets-{endpoint['port']}.json"
+            file.write_text(json.dumps(self.targets(monitor, endpoint["port"])))
             jobs.append({
-                "job_name": f"duet-{i}", "scheme": endpoint.get("scheme", "http"), "metrics_path": endpoint["path"], "scrape_interval": "5s",
-                "honor_labels": endpoint["honorLabels"], "relabel_configs": keep + name + own,
+                "job_name": endpoint["port"], "scheme": endpoint.get("scheme", "http"), "metrics_path": endpoint["path"], "scrape_interval": "5s",
+                "honor_labels": endpoint["honorLabels"], "file_sd_configs": [{"files": [str(file)], "refresh_interval": "5s"}],
                 "tls_config": {"insecure_skip_verify": endpoint.get("tlsConfig", {}).get("insecureSkipVerify", False)},
-                "kubernetes_sd_configs": [{"role": "endpoints", "kubeconfig_file": str(self.node.config), "namespaces": {"names": [NAMESPACE]}}],
             })
         at = self.run.folder
         (at / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": jobs}))
         env = {"no_proxy": f"{ADDRESS},127.0.0.1,10.88.77.0/24"}
         self.run.start("prometheus", "prometheus", f"--config.file={at}/prometheus.yaml", f"--storage.tsdb.path={at}/prometheus",
                        f"--web.listen-address={PROMETHEUS}", env=env)
+
+    def targets(self, monitor, port):
+        """The pods behind every Service that the ServiceMonitor selects, at a port of this name."""
+        found = []
+        selector = ",".join(f"{key}={value}" for key, value in monitor["selector"]["matchLabels"].items())
+        for service in self.node.get("services", "-n", NAMESPACE, "-l", selector)["items"]:
+            of_service = f"kubernetes.io/service-name={service['metadata']['name']}"
+            for piece in self.node.get("endpointslices", "-n", NAMESPACE, "-l", of_service)["items"]:
+                for number in [p["port"] for p in piece["ports"] or [] if p["name"] == port]:
+                    found += [{"targets": [f"{one['addresses'][0]}:{number}"], "labels": {
+                        "pod": one["targetRef"]["name"], "namespace": NAMESPACE, "job": service["metadata"]["labels"][monitor["jobLabel"]],
+                    }} for one in piece["endpoints"] or []]
+        return found
 
     def failures(self):
         """Each is a release of its own, so that the one that works goes on."""
@@ -393,10 +401,6 @@ def expect(holds, otherwise):
 
 def moment(text):
     return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
-
-
-def label(key):
-    return "".join(c if c.isalnum() else "_" for c in key)
 
 
 def asked(path, **query):
