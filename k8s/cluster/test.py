@@ -142,7 +142,8 @@ class Test:
         (at / "values.yaml").write_text(yaml.safe_dump(values))
 
     def helm(self, verb, *settings, **options):
-        words = [word for setting in settings for word in ("--set", setting)]
+        # --set makes a text of a fraction.
+        words = [word for setting in settings for word in ("--set-json" if ".clear_below=" in setting else "--set", setting)]
         return self.node.helm(verb, "duet", CHART, "-n", NAMESPACE, "-f", self.run.folder / "values.yaml", *words, **options)
 
     def install(self):
