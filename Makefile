@@ -44,7 +44,7 @@ mutations: setup-test ## Put 20,000 damaged files through running services (ARGS
 	@$(CARGO) build --package duet
 	@$(CARGO) run --quiet --package duet-tests --example mutations -- $(ARGS) "$${DUET_CACHE:-$$HOME/.cache/duet}"/samples
 
-test-k8s: setup-k8s ## Install the chart on a real Kubernetes of one node and break it under films (root; ARGS: --short, --films, --count)
+test-k8s: setup-k8s ## Install the chart on a real Kubernetes of one node and break it under films (root; ARGS: --short, --full, --films, --count)
 	@.ci/samples
 	@$(CARGO) build --package duet
 	@DUET_BIN="$(target)/debug/duet" python3 k8s/cluster/test.py $(ARGS)
