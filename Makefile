@@ -6,10 +6,10 @@ CARGO ?= cargo
 target = $(shell $(CARGO) metadata --format-version 1 --no-deps --offline 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-export test-dashboards chaos soak large mutations fuzz build lint setup-demo setup-test
+.PHONY: help demo test test-export test-dashboards test-k8s chaos soak large mutations fuzz build lint setup-demo setup-test setup-k8s
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo '  ARGS="…"      for make demo: --exit, --listen ADDR, files and folders of your own; for chaos and soak: --help'
 
 demo: setup-demo ## Build, fetch sample radiographs, run every service on them, and leave the page up
@@ -52,6 +52,11 @@ mutations: setup-test ## Put 20,000 damaged files through running services (ARGS
 fuzz: setup-test ## Look for bytes that crash what reads them, a minute a target (ARGS: a target, seconds; needs rustup)
 	@.ci/fuzz $(ARGS)
 
+test-k8s: setup-k8s ## Install the chart on a real Kubernetes of one node and break it under films (root; ARGS: --short, --full, --films, --count)
+	@.ci/samples
+	@$(CARGO) build --package duet
+	@DUET_BIN="$(target)/debug/duet" python3 k8s/cluster/test.py $(ARGS)
+
 build: setup-demo ## Build the one binary and print its path
 	@$(CARGO) build --package duet
 	@echo "$(target)/debug/duet"
@@ -66,3 +71,6 @@ setup-demo:
 
 setup-test:
 	@.ci/setup test
+
+setup-k8s:
+	@.ci/setup k8s
