@@ -41,7 +41,8 @@ pub(super) fn create(address: &str, grants: &[Grant]) -> Result<()> {
         let resource =
             code(&[("topic", 2), ("group", 3), ("transactional-id", 5)], &grant.resource)?;
         let pattern = code(&[("literal", 3), ("prefixed", 4)], &grant.pattern)?;
-        let operation = code(&[("Read", 3), ("Write", 4), ("Describe", 8)], &grant.operation)?;
+        let operation =
+            code(&[("Read", 3), ("Write", 4), ("Create", 5), ("Describe", 8)], &grant.operation)?;
         body.push(resource as u8);
         string(&mut body, &grant.name)?;
         body.push(pattern as u8);
