@@ -1,15 +1,14 @@
 """A running Duet on a real Kafka broker, and a real Prometheus that scrapes it. Nothing of it outlives its `with` block."""
 
 import ctypes
-import hashlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -21,6 +20,9 @@ import yaml
 import metrics
 
 REPOSITORY = metrics.repository()
+sys.path.insert(0, str(REPOSITORY / "k8s"))
+from kafka_jars import TESTS, jars  # noqa: E402
+
 RULES = REPOSITORY / "k8s/rules/duet.rules.yaml"
 # Two triages share the images: one with the model of the folder, one with a server that nobody answers for.
 SERVICES = ["gateway", "prepare", "triage", "triage-served", "specialist", "publish", "review"]
@@ -47,6 +49,11 @@ def wait(what, holds, patience=PATIENCE):
             raise Trouble(f"after {patience} s still not so: {what}")
         time.sleep(0.5)
     return found
+
+
+def clean_environment():
+    """Ours, without what would set Duet otherwise."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
 
 
 def end_with_parent():
@@ -76,9 +83,8 @@ class Deployment:
 
     def start(self, name, command, variables=()):
         log = open(self.folder / f"{name}.log", "ab")
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("DUET_")}
         self.processes[name] = subprocess.Popen(
-            [str(word) for word in command], cwd=self.folder, env=clean | dict(variables),
+            [str(word) for word in command], cwd=self.folder, env=clean_environment() | dict(variables),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=end_with_parent,
         )
         log.close()
@@ -129,8 +135,8 @@ group.initial.rebalance.delay.ms=0
             raise Trouble(f"Kafka's storage cannot be formatted: {made.stderr}")
 
     def java(self):
-        logging = REPOSITORY / "tests/kafka/log4j2.properties"
-        return ["java", f"-Dlog4j2.configurationFile={logging}", "-Xmx512m", "-cp", jars() / "*"]
+        logging = TESTS / "log4j2.properties"
+        return ["java", f"-Dlog4j2.configurationFile={logging}", "-Xmx512m", "-cp", jars(cache(), fetch) / "*"]
 
     def start_broker(self):
         started = "Kafka Server started"
@@ -141,8 +147,7 @@ group.initial.rebalance.delay.ms=0
     # Duet
 
     def duet(self, *arguments):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("DUET_")}
-        made = call(self.binary, "--config", self.folder / "duet.toml", *arguments, cwd=self.folder, env=clean)
+        made = call(self.binary, "--config", self.folder / "duet.toml", *arguments, cwd=self.folder, env=clean_environment())
         if made.returncode:
             raise Trouble(f"duet {arguments[0]}: {made.stdout}{made.stderr}")
         return made.stdout
@@ -261,19 +266,7 @@ def cache():
     return pathlib.Path(os.environ.get("DUET_CACHE") or pathlib.Path.home() / ".cache/duet")
 
 
-def jars():
-    """The broker's jars, in the very folder where the tests of tests/src/kafka.rs keep them; fetched the first time."""
-    pom = REPOSITORY / "tests/kafka/pom.xml"
-    text = pom.read_text()
-    version = re.search(r"<artifactId>kafka_2\.13</artifactId>\s*<version>([^<]*)", text)[1].strip()
-    folder = cache() / f"kafka-{version}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    found = folder / "lib"
-    if not found.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Filled beside and renamed, so that a folder of that name is a whole one.
-        filling = tempfile.mkdtemp(dir=folder)
-        made = call("mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={filling}")
-        if made.returncode:
-            raise Trouble(f"Maven cannot fetch Kafka's jars: {made.stdout}{made.stderr}")
-        os.rename(filling, found)
-    return found
+def fetch(*command):
+    made = call(*command)
+    if made.returncode:
+        raise Trouble(f"Kafka's jars cannot be fetched: {made.stdout}{made.stderr}")

@@ -1,31 +1,19 @@
 """A real Kafka outside the cluster, with TLS and SASL: a broker that pods reach, and a controller of its own on loopback."""
 
-import hashlib
 import os
 import pathlib
-import re
 import secrets
+import sys
 
 from node import ADDRESS, cache, private
-from processes import Failed, call, wait_for
+from processes import call, wait_for
 
-TESTS = pathlib.Path(__file__).resolve().parents[2] / "tests/kafka"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from kafka_jars import TESTS, jars  # noqa: E402
+
 PORT, CONTROLLER, OWN = 19093, 19094, 19092
 BOOTSTRAP = f"{ADDRESS}:{PORT}"
 USER = "duet"
-
-
-def jars():
-    """The folder of Kafka's jars, where the tests keep it; Maven fills it once."""
-    pom = TESTS / "pom.xml"
-    text = pom.read_text()
-    version = re.search(r"<artifactId>kafka_2.13</artifactId>\s*<version>([^<]+)", text)[1].strip()
-    folder = cache().parent / f"kafka-{version}-{hashlib.sha256(text.encode()).hexdigest()[:8]}" / "lib"
-    if not folder.is_dir():
-        filling = folder.with_name("lib.new")
-        call("mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={filling}")
-        filling.rename(folder)
-    return folder
 
 
 def certificate(folder, name, authority=None, names=""):
@@ -44,7 +32,7 @@ class Kafka:
 
     def start(self):
         self.folder.mkdir()
-        lib, at = jars(), self.folder
+        lib, at = jars(cache().parent, call), self.folder
         certificate(at, "authority")
         certificate(at, "broker", "authority", f"IP:{ADDRESS}")
         private(at / "server.pem", "".join((at / name).read_text() for name in ("broker.key", "broker.pem", "authority.pem")))

@@ -282,7 +282,7 @@ class Test:
 
             def up():
                 self.run.alive()
-                targets = [target for target in asked("targets")["activeTargets"]]
+                targets = asked("targets")["activeTargets"]
                 last = sorted({target["lastError"] for target in targets} - {""})
                 if len(targets) != pods or any(target["health"] != "up" for target in targets):
                     raise Failed(f"{len(targets)} targets of {pods} pods, {last}")
@@ -355,7 +355,6 @@ class Test:
 
     def measured(self):
         with self.step("each pod's memory and CPU, idle and under load") as tell:
-            self.nothing_since = time.monotonic()
             time.sleep(35)
             idle = self.usage("30s")
             begun = time.monotonic()
@@ -366,8 +365,8 @@ class Test:
             load = self.usage(f"{max(15, int(seconds))}s")
             tell(f"under load {self.options.count / seconds:.2f} films/s")
             for pod in sorted(load):
-                memory, cpu = idle.get(pod, (0, 0)), load[pod]
-                tell(f"{pod:32} idle {memory[0]:5.0f} MiB {memory[1]:5.2f} cores, load {cpu[0]:5.0f} MiB {cpu[1]:5.2f} cores")
+                (before, idling), (memory, working) = idle.get(pod, (0, 0)), load[pod]
+                tell(f"{pod:32} idle {before:5.0f} MiB {idling:5.2f} cores, load {memory:5.0f} MiB {working:5.2f} cores")
 
     def usage(self, span):
         memory = by_pod(f"max_over_time(process_resident_memory_bytes{{namespace='{NAMESPACE}'}}[{span}]) / 1048576")
