@@ -15,23 +15,26 @@ pub(super) struct Ends {
     seen: BTreeMap<Place, i64>,
     due: BTreeMap<Place, i64>,
     committed: BTreeMap<Place, i64>,
+    /// When the last look was, by the client's clock.
+    seen_at: i64,
 }
 
 impl Ends {
     /// Takes note of the partitions that were read to their ends, with the offsets of these. An end that was not seen
     /// twice may belong to records that are on their way through the client.
-    pub(super) fn note(&mut self, now: BTreeMap<Place, i64>) {
+    pub(super) fn note(&mut self, now: BTreeMap<Place, i64>, seen_at: i64) {
         let is_due = |place: &Place, end: i64| {
             self.seen.get(place) == Some(&end) && self.committed.get(place) != Some(&end)
         };
         self.due =
             now.iter().filter(|(place, end)| is_due(place, **end)).map(|(p, e)| (*p, *e)).collect();
         self.seen = now;
+        self.seen_at = seen_at;
     }
 
-    /// What is to be committed, once.
-    pub(super) fn take_due(&mut self) -> BTreeMap<Place, i64> {
-        std::mem::take(&mut self.due)
+    /// What is to be committed, once, and when it was seen.
+    pub(super) fn take_due(&mut self) -> (BTreeMap<Place, i64>, i64) {
+        (std::mem::take(&mut self.due), self.seen_at)
     }
 
     pub(super) fn is_committed(&mut self, places: BTreeMap<Place, i64>) {
@@ -63,18 +66,18 @@ mod tests {
     #[test]
     fn an_end_that_was_seen_twice_is_due_once() {
         let mut ends = Ends::default();
-        ends.note(at(7));
-        assert!(ends.take_due().is_empty());
-        ends.note(at(9));
-        assert!(ends.take_due().is_empty(), "it moved");
-        ends.note(at(9));
-        assert_eq!(ends.take_due(), at(9));
+        ends.note(at(7), 1);
+        assert!(ends.take_due().0.is_empty());
+        ends.note(at(9), 1);
+        assert!(ends.take_due().0.is_empty(), "it moved");
+        ends.note(at(9), 1);
+        assert_eq!(ends.take_due().0, at(9));
         ends.is_committed(at(9));
-        ends.note(at(9));
-        assert!(ends.take_due().is_empty());
+        ends.note(at(9), 1);
+        assert!(ends.take_due().0.is_empty());
         ends.forget(&[PLACE]);
-        ends.note(at(9));
-        ends.note(at(9));
-        assert_eq!(ends.take_due(), at(9), "another replica may have gone back");
+        ends.note(at(9), 1);
+        ends.note(at(9), 1);
+        assert_eq!(ends.take_due().0, at(9), "another replica may have gone back");
     }
 }

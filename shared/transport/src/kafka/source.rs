@@ -6,7 +6,7 @@ use std::{
     error::Error,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -57,8 +57,6 @@ pub(super) struct Watch {
     ends: Mutex<Ends>,
     /// What is paused, all of it ours.
     paused: Mutex<Option<TopicPartitionList>>,
-    /// When the client last told of itself, by its own clock.
-    looked_at: AtomicI64,
 }
 
 impl Watch {
@@ -72,7 +70,6 @@ impl Watch {
             memory: Memory::default(),
             ends: Mutex::default(),
             paused: Mutex::default(),
-            looked_at: AtomicI64::new(0),
         }
     }
 
@@ -197,8 +194,7 @@ impl ClientContext for Watch {
         let lag = lag.collect();
         self.shared.state().lag = lag;
         self.observe_transactions(seen);
-        self.ends().note(ends);
-        self.looked_at.store(statistics.ts, Ordering::Relaxed);
+        self.ends().note(ends, statistics.ts);
     }
 }
 
@@ -354,13 +350,15 @@ impl Poller {
     /// end, so that none is overtaken.
     fn commit_ends(&self) {
         let watch = self.consumer.client().context();
-        let mut due = watch.ends().take_due();
+        let (mut due, seen_at) = watch.ends().take_due();
         if due.is_empty() || !self.is_grouped || self.trouble.kind().is_some() {
             return;
         }
         let Some(_only) = self.shared.hold_transactions_now() else { return };
-        let seen_at = watch.looked_at.load(Ordering::Relaxed);
         due.retain(|place, end| self.shared.is_done_before(*place, *end, seen_at));
+        if due.is_empty() {
+            return;
+        }
         let mut offsets = TopicPartitionList::new();
         for ((topic, partition), end) in &due {
             let name = self.config.name_of(*topic);
